@@ -1,0 +1,5 @@
+"""`python -m holdshort.cli` is the `holdshort` command."""
+
+from . import main
+
+main()

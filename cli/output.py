@@ -1,0 +1,75 @@
+"""What commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """A value as indented JSON."""
+    import orjson
+
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """A table, or a sentence when there is nothing to show."""
+    found = list(rows)
+    if not found:
+        note(empty)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # Into a pipe, as wide as it needs to be: nothing may be cut off there.
+    console = Console(width=None if sys.stdout.isatty() else 400)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in found:
+        table.add_row(*row)
+    console.print(table)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def ago(then: float) -> str:
+    """How long ago a time (seconds since the epoch) was."""
+    return span(max(0.0, time.time() - then))
+
+
+def span(seconds: float) -> str:
+    """A duration for people: 42s, 7m, 3.2h, 5.1d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size * 1.5:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def start_logging(*, verbose: bool) -> None:
+    """Log to standard error, with a time, for long-running commands."""
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    for noisy in ("httpx", "httpcore", "watchfiles", "celery", "kombu", "amqp", "redis", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def no_traceback() -> bool:
+    """Whether errors of ours are shown as a message only."""
+    return not os.environ.get("HOLDSHORT_TRACEBACK")

@@ -1,0 +1,148 @@
+"""Commands that run something."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .exits import Exit
+from .jobs import AsJson
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+
+
+def up(verbose: Verbose = False, json: AsJson = False) -> None:
+    """Run one worker per pool, the controller and the folder triggers; Ctrl-C drains.
+
+    Example: `holdshort up`
+    """
+    from ..jobs import Settings
+    from ..workers.supervisor import Supervisor
+    from .output import note, print_json, start_logging
+
+    start_logging(verbose=verbose)
+    settings = Settings.load()
+
+    def ready() -> None:
+        if json:
+            print_json({"event": "started", "pools": list(settings.pools), "store": settings.store})
+            sys.stdout.flush()
+        else:
+            note(f"holdshort is up: pools {', '.join(settings.pools)}; Ctrl-C parks what runs and leaves")
+
+    raise typer.Exit(Supervisor(settings).run(ready=ready))
+
+
+def worker(
+    pool: Annotated[str, typer.Argument(help="The pool to work for.")],
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    verbose: Verbose = False,
+    json: AsJson = False,
+) -> None:
+    """Run one worker of a pool; SIGTERM or Ctrl-C parks what it does, a second Ctrl-C stops at once.
+
+    Example: `holdshort worker embed`
+    """
+    from ..jobs import Settings
+    from ..workers.serve import leave_with_parent, serve
+    from .output import print_json, start_logging
+
+    start_logging(verbose=verbose)
+    settings = Settings.load()
+    settings.pool(pool)
+    if with_parent:
+        leave_with_parent()
+    if json:
+        print_json({"event": "starting", "pool": pool})
+        sys.stdout.flush()
+    raise typer.Exit(serve(settings, pool))
+
+
+def controller(verbose: Verbose = False, json: AsJson = False) -> None:
+    """Run only the controller (`up` has one; of several, one leads).
+
+    Example: `holdshort controller`
+    """
+    import signal
+    import threading
+
+    from ..jobs import Settings
+    from ..jobs.controller import Controller
+    from .output import print_json, start_logging
+
+    start_logging(verbose=verbose)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    running = Controller(Settings.load())
+    if json:
+        print_json({"event": "started"})
+        sys.stdout.flush()
+    running.run(stop)
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Files that are dropped here become jobs.", exists=True, file_okay=False)],
+    pool: Annotated[str, typer.Option("--pool", "-p", help="The pool to submit them to.")],
+    verbose: Verbose = False,
+    json: AsJson = False,
+) -> None:
+    """Turn files that are dropped into a folder into jobs.
+
+    Example: `holdshort watch inbox/ --pool embed`
+    """
+    import signal
+    import threading
+
+    from ..jobs import Settings
+    from ..jobs.triggers.folder import FolderTrigger
+    from .output import note, print_json, start_logging
+
+    start_logging(verbose=verbose)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    trigger = FolderTrigger(Settings.load(), folder, pool)
+    if json:
+        print_json({"event": "watching", "folder": str(folder), "pool": pool})
+        sys.stdout.flush()
+    else:
+        note(f"watching {folder} for pool {pool}; Ctrl-C leaves")
+    trigger.run(stop)
+
+
+def doctor(json: AsJson = False) -> None:
+    """Check the configuration, store, broker and engines, and say what to do.
+
+    Example: `holdshort doctor`
+    """
+    from ..workers.doctor import examine
+    from .output import print_json, print_table
+
+    findings = examine()
+    if json:
+        print_json([{"what": f.what, "ok": f.ok, "found": f.found, "cure": f.cure} for f in findings])
+    else:
+        rows = (("ok" if f.ok else "NOT OK", f.what, f.found + (f"\n→ {f.cure}" if f.cure else "")) for f in findings)
+        print_table(("", "what", "found"), rows, empty="")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(Exit.FAILED)
+
+
+def demo(
+    documents: Annotated[int, typer.Option(help="How many documents to index.", min=50)] = 600,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep everything in this folder instead of a temporary one.", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Index real documents, kill a worker on the way, and search the result.
+
+    Needs the extra `demo`. Example: `holdshort demo`
+    """
+    from .demo import run
+
+    raise typer.Exit(run(documents=documents, folder=folder, json=json))

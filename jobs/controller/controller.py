@@ -1,0 +1,208 @@
+"""Sweeps the ledger: publishes, promotes, expires, settles, tidies. Several may run, one leads.
+
+All it does can be done twice, or by others at the same time, without harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from ...storage.errors import BrokerUnavailable, StoreError, UnknownJob
+from ...storage.local import LocalStore
+from ...storage.opening import open_store
+from .. import presence
+from ..broker.broker import Broker
+from ..broker.message import Message
+from ..identity import created_at, new_id
+from ..ledger import Ledger, Turn, layout
+from ..policy.urgency import AGE_STEP_S, priority_now
+from ..record import Ended, JobRecord
+from ..settings import Settings
+from ..settling import settle
+from ..submitting import publish_open
+from .lease import Lease
+from .webhooks import WebhookSender
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+OUTBOX_AGE_S = 2.0
+"""An entry this old was not published by its submitter."""
+LOOK_EVERY_S = 2.0
+LOOKS_PER_S = 50.0
+END_GRACE_S = 5.0
+"""How long workers have for ending a stripe in their hands themselves, keeping its open shard."""
+TIDY_EVERY_S = 3600.0
+ORPHAN_AGE_S = 86400.0
+
+
+class Controller:
+    """The housekeeping of one store.
+
+    Args:
+        settings: which store and broker.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.store = open_store(settings.store, fsync=settings.fsync, storage_options=settings.store_options)
+        self.ledger = Ledger(self.store, clock=clock)
+        self.broker = Broker(settings)
+        self.lease = Lease(self.store, new_id(), clock=clock)
+        self.webhooks = WebhookSender(self.ledger, settings.webhook_secret)
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
+        self._ending: dict[str, float] = {}
+        self._republished: dict[tuple[str, int], float] = {}
+        self._tidied = float("-inf")
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until told to stop; waits for a store or broker that is away."""
+        hooks = threading.Thread(target=self._send_webhooks, args=(stop,), name="webhooks", daemon=True)
+        hooks.start()
+        while not stop.wait(TICK_S):
+            try:
+                if self.lease.held():
+                    self.sweep()
+            except (StoreError, BrokerUnavailable) as error:
+                log.warning("the controller waits: %s", error)
+        try:
+            self.lease.release()
+        except StoreError as error:
+            log.warning("the lease runs out by itself: %s", error)
+        hooks.join(timeout=15)
+        self.broker.close()
+
+    def sweep(self) -> None:
+        """One round."""
+        now = time.monotonic()
+        self._publish_outbox(now)
+        active = list(self.ledger.active())
+        every_s = max(LOOK_EVERY_S, len(active) / LOOKS_PER_S)
+        for job_id in active:
+            if now - self._looked.get(job_id, float("-inf")) >= every_s:
+                self._looked[job_id] = now
+                self._look_at(job_id, now)
+        self._forget(set(active))
+        if now - self._tidied >= TIDY_EVERY_S:
+            self._tidied = now
+            self.tidy()
+
+    # -- publishing --------------------------------------------------------------------------------------
+
+    def _publish_outbox(self, now: float) -> None:
+        entries = self.ledger.unpublished()
+        for job_id in entries:
+            if now - self._seen.setdefault(job_id, now) < OUTBOX_AGE_S:
+                continue
+            try:
+                record = self.ledger.record(job_id)
+            except UnknownJob:
+                continue  # its input is still being written, or never was; `tidy` decides
+            control = self.ledger.control(job_id)
+            if control.ended or control.paused:
+                self.ledger.published(job_id)
+            elif publish_open(self.ledger, self.broker, record):
+                log.info("published what job %s was missing", job_id)
+        for job_id in self._seen.keys() - set(entries):
+            del self._seen[job_id]
+
+    def _promote(self, record: JobRecord, turns: dict[int, Turn]) -> None:
+        """Publish stripes that have waited for long again, with the priority that they have by now.
+
+        That also brings back a message that got lost. A copy costs its worker one look.
+        """
+        now = self._clock()
+        for stripe in range(record.stripes):
+            turn = turns.get(stripe)
+            if turn is not None and turn.ended is not None:
+                continue
+            since = turn.taken_at if turn else record.accepted_at
+            last = max(since, self._republished.get((record.id, stripe), since))
+            before = priority_now(record, now=last, waiting_since=since)
+            wanted = priority_now(record, now=now, waiting_since=since)
+            in_hand = turn is not None and now - since < self.settings.quantum_s + 60.0
+            if in_hand or (wanted <= before and now - last < AGE_STEP_S):
+                continue
+            self._republished[(record.id, stripe)] = now
+            number = turn.key.number + 1 if turn else 1
+            # One beyond what waits, so that this one makes the waiting one stale once it is taken.
+            self.broker.publish([Message(record.pool, record.id, stripe, number + 1, wanted)])
+            log.info("stripe %s of job %s is published with priority %s", stripe, record.id, wanted)
+
+    # -- ending ------------------------------------------------------------------------------------------
+
+    def _look_at(self, job_id: str, now: float) -> None:
+        try:
+            record = self.ledger.record(job_id)
+        except UnknownJob:
+            return
+        control = self.ledger.control(job_id)
+        expired = record.deadline_at is not None and self._clock() >= record.deadline_at
+        if control.cancelled or expired:
+            self._end(record, "cancelled" if control.cancelled else "expired", now)
+        if settle(self.ledger, record) is None and not (control.paused or control.cancelled or expired):
+            self._promote(record, self.ledger.turns(job_id))
+
+    def _end(self, record: JobRecord, ended: Ended, now: float) -> None:
+        since = self._ending.setdefault(record.id, now)
+        turns = self.ledger.turns(record.id)
+        for stripe in range(record.stripes):
+            if stripe not in turns or now - since >= END_GRACE_S:
+                self.ledger.end_stripe(record, stripe, ended, by="controller")
+
+    def _forget(self, active: set[str]) -> None:
+        for known in (self._looked, self._ending):
+            for job_id in known.keys() - active:
+                del known[job_id]
+        for job_id, stripe in [key for key in self._republished if key[0] not in active]:
+            del self._republished[(job_id, stripe)]
+
+    def _send_webhooks(self, stop: threading.Event) -> None:
+        while not stop.wait(TICK_S):
+            try:
+                if self.lease.leads:
+                    self.webhooks.send_due(stop)
+            except StoreError as error:
+                log.warning("webhooks wait: %s", error)
+
+    # -- tidying -----------------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Remove ended jobs past their retention, uploads that became no job, and what the dead left behind."""
+        now = self._clock()
+        for job_id in list(self.ledger.jobs()):
+            try:
+                record = self.ledger.record(job_id)
+            except UnknownJob:
+                self._remove_orphan(job_id, now)
+                continue
+            outcome = self.ledger.outcome(job_id)
+            if outcome is None:
+                continue
+            if now - outcome.ended_at >= self.settings.retention_s:
+                log.info("job %s is removed: it ended more than %.0f s ago", job_id, self.settings.retention_s)
+                self.ledger.remove(record)
+            else:
+                self.ledger.sweep(record)
+        for pool in {*self.settings.pools, *self.ledger.active_pools()}:
+            presence.sweep(self.store, pool, now=now)
+        if isinstance(self.store, LocalStore):
+            self.store.sweep_temporary()
+
+    def _remove_orphan(self, job_id: str, now: float) -> None:
+        """Remove uploads that are a day old and belong to no job (their names tell their age)."""
+        folder = layout.inputs(job_id)
+        for name in self.store.list(folder):
+            made = created_at(name.rstrip("/"))
+            if made is not None and now - made >= ORPHAN_AGE_S:
+                self.store.delete_folder(f"{folder}/{name.rstrip('/')}")
+                for pool in self.ledger.active_pools():
+                    self.store.delete(layout.active(pool, job_id))
+                self.store.delete(layout.outbox(job_id))
+                log.info("the upload %s, which became no job, is removed", name.rstrip("/"))

@@ -1,0 +1,75 @@
+"""Why a job is not running (or what it does), in one sentence. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .holds import Hold
+from .presence import Beat
+from .status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the answer is made of.
+
+    Attributes:
+        ahead: active jobs of the pool with a higher priority now, or the same and accepted earlier.
+        depth: messages waiting in the pool's queue; None: the broker does not answer.
+        unpublished: the job's messages may not be with the broker.
+        now: seconds since the epoch.
+    """
+
+    status: Status
+    workers: Sequence[Beat]
+    hold: Hold | None
+    ahead: int
+    depth: int | None
+    unpublished: bool
+    now: float
+
+
+def explain(facts: Facts) -> str:
+    """One sentence, the nearest cause first."""
+    status = facts.status
+    progress = f"{status.done} of {status.rows} rows are done"
+    if status.has_ended:
+        return f"The job has ended: {status.state}" + (f" ({status.reason})" if status.reason else "") + f"; {progress}."
+    if status.state == "cancelling":
+        return f"The job is being cancelled; {progress}."
+    if status.state == "paused":
+        return f"The job is paused; `holdshort resume {status.id}` lets it go on; {progress}."
+    busy = [worker for worker in facts.workers if worker.job == status.id]
+    if facts.hold is not None:
+        until = "until it is cleared"
+        if facts.hold.until is not None:
+            until = f"for another {max(0, round(facts.hold.until - facts.now))} s"
+        return f"Pool {status.pool} is held by {facts.hold.by} {until}: {facts.hold.reason}; {progress}."
+    if busy:
+        rate = sum(worker.rows_per_s for worker in busy)
+        left = f", about {(status.rows - status.done) / rate:.0f} s left" if rate > 0 else ""
+        who = f"{len(busy)} worker{'s' if len(busy) > 1 else ''}"
+        return f"It is running on {who}; {progress}{left}."
+    if not facts.workers:
+        return (
+            f"No worker is alive on pool {status.pool}; start one with "
+            f"`holdshort worker {status.pool}` or `holdshort up`; {progress}."
+        )
+    if facts.depth is None:
+        return f"The broker does not answer, and workers get their work from it; {progress}."
+    if facts.unpublished:
+        return f"Its messages are not with the broker yet; a controller publishes them (`holdshort up`); {progress}."
+    others = sorted({worker.job for worker in facts.workers if worker.job})
+    if others:
+        ahead = f"{facts.ahead} job{'s' if facts.ahead != 1 else ''} ahead" if facts.ahead else "its turn comes next"
+        return (
+            f"It waits for a worker: {len(facts.workers)} on pool {status.pool} work on {', '.join(others)}, "
+            f"{ahead}; priority {status.priority}; {progress}."
+        )
+    return (
+        f"Workers are idle but its messages are not in the queue ({facts.depth} waiting there); "
+        f"`holdshort recover` publishes them again; {progress}."
+        if facts.depth == 0
+        else f"It is about to run: {facts.depth} messages wait and workers are idle; {progress}."
+    )

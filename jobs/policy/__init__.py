@@ -1,0 +1,1 @@
+"""Scheduling policy: pure functions of plain values."""

@@ -1,0 +1,158 @@
+"""Configuration: two URLs and a table of pools, from arguments, environment, `holdshort.toml`, defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import TomlConfigSettingsSource
+
+from ..storage.errors import SettingsError, UnknownPool
+from .spec import Name
+
+FILE = "holdshort.toml"
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def data_folder() -> Path:
+    """Where the embedded broker and the default store lie."""
+    return Path(platformdirs.user_data_dir("holdshort", appauthor=False))
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PoolSettings(_Table):
+    """The workers that share an engine and a lane."""
+
+    engine: str
+    """An engine's name: "minilm", "function", or one that a package registers as `holdshort.engines`."""
+    options: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Passed to the engine."""
+    yield_bound_ms: Annotated[float, Field(gt=0)] = 50.0
+    """A micro-batch is sized to take less than this, since the lane is read between any two."""
+    park_after_s: Annotated[float, Field(ge=0)] = 2.0
+    """A hold shorter than this is waited out in place; a longer one hands the message back."""
+
+
+class WatchSettings(_Table):
+    """A folder whose files become jobs while `holdshort up` runs."""
+
+    folder: Path
+    pool: Name
+
+
+class Settings(BaseSettings):
+    """All settings; every one has a working default.
+
+    Raises SettingsError through `load`, naming the key, its origin and, for a misspelt one, the nearest right one.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HOLDSHORT_", extra="forbid", frozen=True)
+
+    broker: str = Field(default_factory=lambda: f"embedded://{data_folder() / 'broker.db'}")
+    """embedded:///path/broker.db, amqp://… (RabbitMQ) or redis://… (Redis, Valkey)."""
+    store: str = Field(default_factory=lambda: str(data_folder() / "store"))
+    """A folder, s3://bucket/prefix or gs://bucket/prefix."""
+    store_options: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
+    """Passed to the fsspec file system, e.g. {endpoint_url = "http://…"}."""
+    fsync: bool = False
+    """Whether each object in a store folder survives a power cut; any process may die either way."""
+    quantum_s: Seconds = 30.0
+    """The longest time that a worker holds one message."""
+    control_interval_s: Seconds = 1.0
+    """How often a running worker looks whether its job was cancelled, paused or taken over."""
+    redelivery_s: Seconds = 5.0
+    """How long after its worker died a message is delivered again, on the embedded broker and on Redis."""
+    retention_s: Seconds = 30 * 86400.0
+    """How long an ended job and its results are kept."""
+    webhook_secret: SecretStr | None = None
+    """"whsec_…": signs webhook deliveries (Standard Webhooks)."""
+    pools: dict[Name, PoolSettings] = Field(
+        default_factory=lambda: {"embed": PoolSettings(engine="minilm")}, min_length=1
+    )
+    watch: tuple[WatchSettings, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = config_file()
+        files = (TomlConfigSettingsSource(settings_cls, path),) if path else ()
+        return (init_settings, env_settings, *files)
+
+    @classmethod
+    def load(cls, **given: Any) -> Settings:
+        """Settings from all sources; those given here win. None means: not given. Raises SettingsError."""
+        given = {key: value for key, value in given.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from error
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{config_file()}: {error}") from error
+
+    def pool(self, name: str) -> PoolSettings:
+        """A pool's settings. Raises UnknownPool naming the nearest right one."""
+        try:
+            return self.pools[name]
+        except KeyError:
+            raise UnknownPool(
+                f"No pool is called {name!r}{_nearest(name, self.pools)}. "
+                f"Configured: {', '.join(self.pools)} (in {config_file() or 'the built-in defaults'})."
+            ) from None
+
+
+def config_file() -> Path | None:
+    """The file in use: $HOLDSHORT_CONFIG, ./holdshort.toml, or the one in the user's configuration folder."""
+    named = os.environ.get("HOLDSHORT_CONFIG")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise SettingsError(f"HOLDSHORT_CONFIG names {path}, which is no file.")
+        return path
+    for folder in (Path(), Path(platformdirs.user_config_dir("holdshort", appauthor=False))):
+        if (folder / FILE).is_file():
+            return (folder / FILE).absolute()
+    return None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(error: ValidationError) -> str:
+    lines: list[str] = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = [str(part) for part in problem["loc"]]
+        key = ".".join(where)
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(where[:-1])
+            lines.append(f"{key}: no such setting{_nearest(where[-1], known)} Known: {', '.join(known)}.")
+        else:
+            lines.append(f"{key}: {problem['msg']}.")
+    origin = f"{config_file()} (or the environment)" if config_file() else "the environment or arguments"
+    return f"The configuration from {origin} can't be used.\n" + "\n".join(lines)
+
+
+def _fields_at(where: list[str]) -> list[str]:
+    if where and where[0] == "pools":
+        return list(PoolSettings.model_fields)
+    if where and where[0] == "watch":
+        return list(WatchSettings.model_fields)
+    return list(Settings.model_fields)

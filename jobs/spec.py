@@ -1,0 +1,155 @@
+"""What can be submitted: the two kinds of job, validated before anything is accepted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from os import PathLike
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+PRIORITY_CLASSES: Mapping[str, int] = {"bulk": 1, "standard": 4, "urgent": 7}
+"""Base priority of each class, on the scale 0 to 9 (9 = most urgent) of every broker."""
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+def duration_s(text: str) -> float:
+    """Seconds of "90s", "10m", "2h", "1d12h" or a plain number of seconds; ValueError otherwise."""
+    text = text.strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        match = _DURATION.fullmatch(text)
+        if not match or not any(match.groups()):
+            raise ValueError(f"{text!r} is no duration; write it like 90s, 10m, 2h or 1d12h") from None
+        days, hours, minutes, rest = (float(part or 0) for part in match.groups())
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    if not 0 <= seconds < 10 * 365 * 86400:
+        raise ValueError(f"{text!r} is no usable duration; use one between 0 and 10 years")
+    return seconds
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("must be 1 to 63 letters, digits, - or _, starting with a letter or digit")
+    return name
+
+
+def _check_webhook(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    if parts.username or parts.password:
+        raise ValueError("must not carry a user name or password; deliveries are signed instead")
+    return url
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+
+
+class _Job(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    pool: Name
+    priority: Literal["bulk", "standard", "urgent"] | Annotated[int, Field(ge=0, le=9)] = "standard"
+    """A class, or 0 to 9 (9 = most urgent). Deadline slack and age raise it."""
+    deadline: str | timedelta | datetime | None = None
+    """When results are worthless: "2h" after submit, or a time with time zone. Rows left then end as expired."""
+    max_parallelism: Annotated[int, Field(ge=1, le=1024)] = 4
+    """How many workers may work on the job at once; also how many messages it adds to the queue."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """How often a row is tried when it fails retryably or when its process dies."""
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """The same key is the same job: submitting again returns the first one."""
+    tenant: Name | None = None
+    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+                        Field(max_length=16)] = Field(default_factory=dict[str, str])  # fmt: skip
+    webhook: Annotated[str, AfterValidator(_check_webhook)] | None = None
+    """Told once the job has ended (signed, retried)."""
+
+    @field_validator("deadline")
+    @classmethod
+    def _check_deadline(cls, value: str | timedelta | datetime | None) -> str | timedelta | datetime | None:
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                duration_s(value)
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise ValueError("a deadline that is a time needs a time zone")
+        return value
+
+    @property
+    def base_priority(self) -> int:
+        """Priority before deadline and age raise it, 0 to 9."""
+        return self.priority if isinstance(self.priority, int) else PRIORITY_CLASSES[self.priority]
+
+    def deadline_at(self, now: float) -> float | None:
+        """The deadline in seconds since the epoch, for a job that is accepted at `now`."""
+        match self.deadline:
+            case None:
+                return None
+            case datetime():
+                return self.deadline.astimezone(UTC).timestamp()
+            case timedelta():
+                return now + self.deadline.total_seconds()
+            case str():
+                return now + duration_s(self.deadline)
+
+
+class BatchInferenceJob(_Job):
+    """Rows to run through a pool's engine.
+
+    Example:
+        BatchInferenceJob(pool="embed", input="docs/*.txt", priority="bulk", deadline="2h")
+    """
+
+    kind: Literal["batch"] = "batch"
+    input: Annotated[str | PathLike[str] | Iterable[Any], Field(exclude=True, repr=False)]
+    """Rows (list or any iterable), a file, a folder, a glob, or an fsspec URL; see docs/reference/input.md."""
+    params: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Defaults for every row's body; what a row says itself wins."""
+    shard_rows: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Rows per shard, the unit of commit."""
+
+    @field_validator("input", mode="plain")
+    @classmethod
+    def _check_input(cls, value: Any) -> Any:
+        # Iterables must come through as they are: pydantic would wrap and copy them.
+        if isinstance(value, str | PathLike):
+            return value  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+            raise ValueError("must be rows (a list or any iterable), a path, a glob or a URL")
+        return value  # pyright: ignore[reportUnknownVariableType]
+
+
+class CheckpointJob(_Job):
+    """A checkpoint folder to copy into the store, visible there only once it is whole.
+
+    Example:
+        CheckpointJob(pool="embed", source="runs/7/step-1000", name="run-7", step=1000)
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    source: str
+    """The folder: a path, which each worker of the pool must see, or an fsspec URL."""
+    name: Name
+    """What the checkpoint belongs to, such as a training run."""
+    step: Annotated[int, Field(ge=0)]
+
+    @property
+    def shard_rows(self) -> int:
+        """One file per shard: files are large, and a commit each keeps what is lost small."""
+        return 1
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {}
+
+
+JobSpec = Annotated[BatchInferenceJob | CheckpointJob, Field(discriminator="kind")]

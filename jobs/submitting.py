@@ -1,0 +1,156 @@
+"""Accepting a job: read and check the input, store it, make the job exist, publish its messages."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..storage.errors import BrokerUnavailable, IdempotencyConflict, RefusedJob
+from ..storage.local import LocalStore
+from ..storage.store import Store
+from .broker.broker import Broker
+from .broker.message import Message
+from .identity import id_from_key, new_id
+from .input import ContentDigest, InputRow, pack, read_rows
+from .ledger import Ledger
+from .policy.urgency import priority_now
+from .record import JobRecord, ShardSizes
+from .settings import Settings
+from .spec import BatchInferenceJob, CheckpointJob
+
+log = logging.getLogger(__name__)
+
+
+def submit(
+    ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferenceJob | CheckpointJob
+) -> JobRecord:
+    """Accept a job, or find the same one accepted before.
+
+    Raises:
+        RefusedInput, RefusedJob, UnknownPool: nothing was accepted.
+        IdempotencyConflict: the key was used for different content.
+        StoreUnavailable: nothing was accepted.
+    """
+    settings.pool(job.pool)
+    record = accept(ledger, job, _rows(ledger.store, settings, job))
+    publish_open(ledger, broker, record)
+    return record
+
+
+def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterable[InputRow]) -> JobRecord:
+    """Store the rows and make the job exist, without publishing."""
+    upload = new_id()
+    job_id = id_from_key(job.idempotency_key, tenant=job.tenant) if job.idempotency_key else new_id()
+    digest = ContentDigest()
+    sizes: list[int] = []
+    try:
+        for shard in pack(_digested(rows, digest), shard_rows=job.shard_rows):
+            ledger.put_input(job_id, upload, shard.index, shard.data)
+            sizes.append(shard.rows)
+        now = ledger.clock()
+        record = JobRecord(
+            id=job_id,
+            kind=job.kind,
+            pool=job.pool,
+            priority=job.base_priority,
+            accepted_at=now,
+            deadline_at=job.deadline_at(now),
+            sizes=ShardSizes.of(sizes),
+            stripes=min(job.max_parallelism, len(sizes)),
+            upload=upload,
+            digest=_job_digest(job, digest),
+            spec=job.model_dump(mode="json"),
+        )
+        accepted = ledger.accept(record)
+    except BaseException:
+        if sizes:
+            ledger.drop_upload(job_id, upload)
+        raise
+    if accepted.upload != upload:
+        ledger.drop_upload(job_id, upload)
+        if accepted.digest != record.digest:
+            raise IdempotencyConflict(
+                f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different input, "
+                f"pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
+            )
+        log.info("job %s was accepted before", accepted.id)
+    return accepted
+
+
+def publish_open(ledger: Ledger, broker: Broker, record: JobRecord) -> bool:
+    """Publish the next message of each open stripe; False if the broker is away and a controller has to."""
+    now = ledger.clock()
+    messages = [
+        Message(
+            pool=record.pool,
+            job=record.id,
+            stripe=stripe,
+            turn=number,
+            priority=priority_now(record, now=now, waiting_since=record.accepted_at),
+        )
+        for stripe, number in ledger.next_turns(record).items()
+    ]
+    try:
+        broker.publish(messages)
+    except BrokerUnavailable as error:
+        log.warning("job %s is accepted; its messages follow when the broker is back: %s", record.id, error)
+        return False
+    ledger.published(record.id)
+    return True
+
+
+def _rows(store: Store, settings: Settings, job: BatchInferenceJob | CheckpointJob) -> Iterator[InputRow]:
+    if isinstance(job, CheckpointJob):
+        return _files(job)
+    return read_rows(job.input, storage_options=settings.store_options, exclude=_inside(store))
+
+
+def _inside(store: Store) -> Any:
+    if not isinstance(store, LocalStore):
+        return None
+    root = store.root.resolve()
+
+    def exclude(path: str) -> bool:
+        return Path(path).resolve().is_relative_to(root)
+
+    return exclude
+
+
+def _files(job: CheckpointJob) -> Iterator[InputRow]:
+    """A row for each file of the checkpoint, with the size that it has now."""
+    import fsspec
+
+    fs, root = fsspec.url_to_fs(job.source)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType]
+    base = str(root).rstrip("/")  # pyright: ignore[reportUnknownArgumentType]
+    if not found or not fs.isdir(root):  # pyright: ignore[reportUnknownMemberType]
+        raise RefusedJob(f"{job.source} is no folder with files in it. Nothing was submitted.")
+    for path in sorted(found):
+        relative = path.removeprefix(base).lstrip("/")
+        body = {
+            "source": f"{job.source.rstrip('/')}/{relative}",
+            "path": relative,
+            "size_bytes": found[path]["size"],
+        }
+        line = orjson.dumps({"custom_id": relative, "body": body})
+        yield InputRow(custom_id=relative, line=line, where=path)
+
+
+def _digested(rows: Iterable[InputRow], digest: ContentDigest) -> Iterator[InputRow]:
+    for row in rows:
+        digest.update(row)
+        yield row
+
+
+def _job_digest(job: BatchInferenceJob | CheckpointJob, content: ContentDigest) -> str:
+    # What shapes the results; priority, deadline and the like may differ between two submits of one job.
+    shape: dict[str, Any] = {"kind": job.kind, "pool": job.pool, "params": job.params}
+    if isinstance(job, CheckpointJob):
+        shape |= {"name": job.name, "step": job.step}
+    text = orjson.dumps(shape, option=orjson.OPT_SORT_KEYS) + content.hexdigest().encode()
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"

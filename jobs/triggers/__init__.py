@@ -1,0 +1,1 @@
+"""Ways in which jobs arrive without a caller."""

@@ -1,0 +1,1 @@
+"""Where bytes are kept: stores with exclusive create, and checkpoints committed on them."""

@@ -1,0 +1,128 @@
+"""Checkpoints in a store: files under an attempt's own prefix, visible only through a manifest.
+
+    checkpoints/<name>/<step>.json                       the manifest: its creation commits the step
+    checkpoints/<name>/<step>/<attempt>/<file>           the files
+
+A reader takes only what a manifest names, so it sees whole checkpoints or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import google_crc32c
+import orjson
+
+from .errors import Corrupt, ObjectNotFound
+from .store import Store
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """A file of a checkpoint.
+
+    Attributes:
+        path: relative to the checkpoint, with "/".
+        crc32c: of its bytes, eight hexadecimal digits.
+    """
+
+    path: str
+    size_bytes: int
+    crc32c: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A committed checkpoint."""
+
+    name: str
+    step: int
+    attempt: str
+    files: tuple[CopiedFile, ...]
+
+
+def manifest_path(name: str, step: int) -> str:
+    return f"checkpoints/{name}/{step:012d}.json"
+
+
+def file_path(name: str, step: int, attempt: str, path: str) -> str:
+    """Where a file lies. Signs that a store's names can't have are percent-coded (".metadata" too)."""
+    segments = [_coded(segment) for segment in path.split("/")]
+    return "/".join([f"checkpoints/{name}/{step:012d}/{attempt}", *segments])
+
+
+def commit_manifest(store: Store, name: str, step: int, *, attempt: str, files: Sequence[CopiedFile]) -> str:
+    """Commit a checkpoint; returns the attempt that holds the step, ours or one that was earlier."""
+    ordered = tuple(sorted(files, key=lambda file: file.path))
+    manifest = Manifest(name, step, attempt, ordered)
+    data = orjson.dumps({"version": VERSION, **asdict(manifest)}, option=orjson.OPT_INDENT_2)
+    if store.create(manifest_path(name, step), data):
+        return attempt
+    return read_manifest(store, name, step).attempt
+
+
+def read_manifest(store: Store, name: str, step: int) -> Manifest:
+    """A committed checkpoint's manifest. Raises ObjectNotFound for a step that is not committed."""
+    found: dict[str, Any] = orjson.loads(store.read(manifest_path(name, step)))
+    if found.pop("version") > VERSION:
+        raise Corrupt(f"the manifest of step {step} of {name} was written by a newer version; upgrade Holdshort")
+    found["files"] = tuple(CopiedFile(**file) for file in found["files"])
+    return Manifest(**found)
+
+
+def steps(store: Store, name: str) -> list[int]:
+    """Committed steps, ascending."""
+    return [int(entry.removesuffix(".json")) for entry in store.list(f"checkpoints/{name}") if entry.endswith(".json")]
+
+
+def verify(store: Store, manifest: Manifest) -> Iterator[tuple[CopiedFile, str]]:
+    """Read every file of a checkpoint; yields each with "" or what is wrong with it."""
+    for file in manifest.files:
+        path = file_path(manifest.name, manifest.step, manifest.attempt, file.path)
+        try:
+            found = Sum()
+            for part in store.read_parts(path):
+                found.add(part)
+        except ObjectNotFound:
+            yield file, "is missing"
+            continue
+        if (found.size_bytes, found.crc32c) != (file.size_bytes, file.crc32c):
+            yield (
+                file,
+                f"has {found.size_bytes} bytes with CRC32C {found.crc32c}, "
+                f"not {file.size_bytes} with {file.crc32c}",
+            )
+        else:
+            yield file, ""
+
+
+class Sum:
+    """Size and CRC32C (Castagnoli, RFC 3720) of bytes that come in parts."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._crc = 0
+
+    def add(self, part: bytes) -> None:
+        self._crc = google_crc32c.extend(self._crc, part)
+        self.size_bytes += len(part)
+
+    @property
+    def crc32c(self) -> str:
+        """Eight hexadecimal digits."""
+        return f"{self._crc:08x}"
+
+
+def _coded(segment: str) -> str:
+    text = quote(segment, safe=" @=+,:~")
+    return "%2E" + text[1:] if text.startswith(".") else text
+
+
+def decoded(segment: str) -> str:
+    """The file name that a segment stands for."""
+    return unquote(segment)

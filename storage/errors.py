@@ -1,0 +1,116 @@
+"""Every error of Holdshort, as one tree.
+
+    HoldshortError
+    ├── StoreError
+    │   ├── StoreUnavailable      may work again later: worth waiting for
+    │   │   └── StoreFull         no space left
+    │   ├── ObjectNotFound
+    │   ├── StoreRefused          this store can't keep the promises
+    │   └── Corrupt               bytes are not what was written
+    ├── SettingsError             configuration
+    ├── RefusedJob                a job that can't be accepted as it stands
+    │   ├── RefusedInput          its input, line by line (jobs/input)
+    │   └── IdempotencyConflict   its key was used for other content
+    ├── UnknownJob
+    ├── UnknownPool
+    ├── NotAllowedNow             the job's state forbids it
+    ├── BrokerError
+    │   ├── BrokerUnavailable     may work again later
+    │   └── BrokerRefused         this broker can't keep the promises
+    └── EngineError               an engine that can't be loaded or used
+        ├── MissingExtra          an optional dependency is not installed
+        └── Interrupted           a micro-batch was stopped from outside
+
+Messages say what was wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class HoldshortError(Exception):
+    """Base of everything that Holdshort raises on purpose."""
+
+
+class StoreError(HoldshortError):
+    """Raised when the store cannot do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """Raised when the store does not answer for now; the same call may work later."""
+
+
+class StoreFull(StoreUnavailable):
+    """Raised when the store has no space left; nothing of the object was kept."""
+
+
+class ObjectNotFound(StoreError):
+    """Raised when an object that was asked for does not exist."""
+
+
+class StoreRefused(StoreError):
+    """Raised when a store lacks what exactly-once rests on, such as exclusive create."""
+
+
+class Corrupt(StoreError):
+    """Raised when stored bytes do not match their checksum or format."""
+
+
+class SettingsError(HoldshortError):
+    """Raised when the configuration cannot be used; names the key and the cure."""
+
+
+class RefusedJob(HoldshortError):
+    """Raised when a job cannot be accepted as it stands; nothing was accepted."""
+
+
+class IdempotencyConflict(RefusedJob):
+    """Raised when an idempotency key was used before for a job with different content."""
+
+
+class UnknownJob(HoldshortError):
+    """Raised when the store holds no job of that id."""
+
+
+class UnknownPool(HoldshortError):
+    """Raised when no pool of that name is configured."""
+
+
+class NotAllowedNow(HoldshortError):
+    """Raised when a job's state forbids what was asked, such as retrying a running job."""
+
+
+class BrokerError(HoldshortError):
+    """Raised when the broker cannot do what was asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Raised when the broker cannot be reached for now."""
+
+
+class BrokerRefused(BrokerError):
+    """Raised when a broker or its settings would break a promise, with the reason."""
+
+
+class EngineError(HoldshortError):
+    """Raised when an engine cannot be found, loaded or used."""
+
+
+class MissingExtra(EngineError):
+    """Raised when an optional dependency is not installed; names the extra.
+
+    Args:
+        what: what needs it, as the user knows it ("the engine minilm").
+        extra: the extra to install.
+        module: the module that could not be imported.
+    """
+
+    def __init__(self, what: str, *, extra: str, module: str) -> None:
+        super().__init__(
+            f"{what} needs the Python module {module!r}, which is not installed. "
+            f"Install it with: pip install 'holdshort[{extra}]'"
+        )
+        self.extra = extra
+
+
+class Interrupted(EngineError):
+    """Raised by an engine whose running micro-batch was stopped by `interrupt()`."""

@@ -1,0 +1,219 @@
+"""A store in a folder of this machine (or of a file system with hard links, such as NFS)."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import itertools
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import ObjectNotFound, StoreFull, StoreRefused, StoreUnavailable
+from .store import check_path
+
+_TEMPORARY = ".tmp"
+_STALE_S = 24 * 3600.0
+_HOST = socket.gethostname()
+
+
+class LocalStore:
+    """Objects as files. Exclusive create is a hard link of a finished temporary file.
+
+    Args:
+        root: the folder; made when missing.
+        fsync: whether an object survives a power cut as soon as it was written. Without it (the default)
+            it survives the end of any process, and a power cut may take the last seconds.
+    """
+
+    def __init__(self, root: str | Path, *, fsync: bool = False) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self._fsync = fsync
+        self._numbers = itertools.count()
+        self._temporary = str(self.root / _TEMPORARY)
+        try:
+            Path(self._temporary).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreRefused(
+                f"The store folder {self.root} can't be made: {error.strerror}. "
+                f"Set HOLDSHORT_STORE to a folder that you may write."
+            ) from error
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.root}"
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self._at(path)
+        temporary = self._write(path, [data])
+        try:
+            return self._link(temporary, target, path)
+        finally:
+            self._discard(temporary)
+
+    def replace(self, path: str, data: bytes) -> None:
+        self.upload(path, [data])
+
+    def read(self, path: str, *, first: int | None = None) -> bytes:
+        with self._reading(path), open(self._at(path), "rb") as file:
+            return file.read(-1 if first is None else first)
+
+    def upload(self, path: str, parts: Iterable[bytes]) -> None:
+        target = self._at(path)
+        temporary = self._write(path, parts)
+        try:
+            with self._acting(path):
+                try:
+                    os.replace(temporary, target)
+                except FileNotFoundError:
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    os.replace(temporary, target)
+                self._sync_folders(target)
+        finally:
+            self._discard(temporary)
+
+    def read_parts(self, path: str, part_bytes: int = 8 * 2**20) -> Iterator[bytes]:
+        with self._reading(path):
+            file = open(self._at(path), "rb")  # noqa: SIM115 - the next line closes it
+        with file:
+            while True:
+                with self._reading(path):
+                    part = file.read(part_bytes)
+                if not part:
+                    return
+                yield part
+
+    def list(self, folder: str) -> builtins.list[str]:
+        target = self._at(folder)
+        with self._acting(folder):
+            try:
+                with os.scandir(target) as entries:
+                    return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_there()
+                return []
+
+    def delete(self, path: str) -> None:
+        target = self._at(path)
+        with self._acting(path):
+            try:
+                os.unlink(target)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_there()
+
+    def delete_folder(self, folder: str) -> None:
+        target = self._at(folder)
+        with self._acting(folder):
+            # Somebody else may be removing it too, and be faster with some of the files.
+            while os.path.isdir(target):
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(target)
+            self._check_there()
+
+    def sweep_temporary(self, *, older_than_s: float = _STALE_S) -> int:
+        """Remove temporary files that a killed process left behind; returns how many."""
+        removed = 0
+        limit = time.time() - older_than_s
+        with os.scandir(self._temporary) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.stat().st_mtime < limit:
+                        os.unlink(entry.path)
+                        removed += 1
+        return removed
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{check_path(path)}"
+
+    def _write(self, path: str, parts: Iterable[bytes]) -> str:
+        """A finished temporary file with these parts; what the parts themselves raise passes as it is."""
+        # The name needs no more than to be ours: this host and process, this store, this call.
+        ours = f"{_HOST}-{os.getpid()}-{id(self):x}-{next(self._numbers)}-{time.time_ns():x}"
+        temporary = f"{self._temporary}/{ours}"
+        with self._acting(path):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                for part in parts:
+                    view = memoryview(part)
+                    with self._acting(path):
+                        while view:
+                            view = view[os.write(descriptor, view) :]
+                if self._fsync:
+                    with self._acting(path):
+                        os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            self._discard(temporary)
+            raise
+        return temporary
+
+    @staticmethod
+    def _discard(temporary: str) -> None:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+    def _link(self, temporary: str, target: str, path: str) -> bool:
+        with self._acting(path):
+            try:
+                try:
+                    os.link(temporary, target)
+                except FileNotFoundError:
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                    raise StoreRefused(
+                        f"The file system of {self.root} has no hard links, which exclusive create needs. "
+                        f"Put the store on another file system, or on s3:// or gs://."
+                    ) from error
+                raise
+            self._sync_folders(target)
+        return True
+
+    def _sync_folders(self, target: str) -> None:
+        """Make the object's name durable, and those of its folders, which may be new."""
+        folder = os.path.dirname(target)
+        while self._fsync and len(folder) >= len(str(self.root)):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            folder = os.path.dirname(folder)
+
+    def _check_there(self) -> None:
+        """Tell an object that is missing from a store that is."""
+        if not os.path.isdir(self._temporary):
+            raise StoreUnavailable(
+                f"The store folder {self.root} is not there (was it removed, or is it not mounted?)"
+            )
+
+    @contextmanager
+    def _acting(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreFull(
+                    f"No space left in the store {self.url} ({error.strerror}, at {path}). Nothing of the "
+                    f"object was kept; free space, and work goes on by itself."
+                ) from error
+            why = error.strerror or error
+            raise StoreUnavailable(f"The store {self.url} does not answer at {path}: {why}") from error
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        with self._acting(path):
+            try:
+                yield
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                self._check_there()
+                raise ObjectNotFound(f"{self.url}/{path} does not exist") from error

@@ -1,0 +1,79 @@
+"""The four primitives that everything durable rests on: exclusive create, read, list, delete.
+
+Paths are relative to the store's URL, with "/" between segments. Objects are small (a spec, a shard's
+results) and are written whole, so a reader sees all of an object or nothing of it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_@=+,:~%-][A-Za-z0-9._@=+,:~% -]{0,249}")
+
+
+class Store(Protocol):
+    """A place that keeps objects, seen by many processes on many hosts.
+
+    Every method may raise StoreUnavailable; then the same call may work later.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+        ...
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object that must not exist yet; atomic between all writers.
+
+        Returns:
+            True if this call created it, False if an object of that name was there (it is untouched).
+        """
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write an object whether it exists or not; the last writer wins.
+
+        Only for what may be lost or be a moment old (a heartbeat, an operator's hold), never for the ledger.
+        """
+        ...
+
+    def read(self, path: str, *, first: int | None = None) -> bytes:
+        """An object's bytes, or only its `first` ones. Raises ObjectNotFound."""
+        ...
+
+    def upload(self, path: str, parts: Iterable[bytes]) -> None:
+        """Write a large object from its parts; visible when all are there, and then the last writer wins."""
+        ...
+
+    def read_parts(self, path: str, part_bytes: int = 8 * 2**20) -> Iterator[bytes]:
+        """A large object's bytes in parts. Raises ObjectNotFound."""
+        ...
+
+    def list(self, folder: str) -> builtins.list[str]:
+        """Names directly in a folder, sorted; folders end in "/". A folder that does not exist is empty."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Remove an object; one that does not exist is no error."""
+        ...
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove a folder and all below it; one that does not exist is no error."""
+        ...
+
+
+def check_path(path: str) -> str:
+    """The path itself, if each segment is a plain name; ValueError otherwise.
+
+    Ids and names of users become segments, so this is what keeps them inside the store.
+    """
+    for segment in path.split("/"):
+        if not _SEGMENT.fullmatch(segment):
+            raise ValueError(
+                f"{path!r} is no path in a store: the segment {segment!r} is empty, too long, starts with a "
+                f"dot, or has a sign other than letters, digits and ._@=+,:~%-"
+            )
+    return path

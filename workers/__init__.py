@@ -1,0 +1,1 @@
+"""Workers: the lane, engines, and the runner that advances a stripe."""

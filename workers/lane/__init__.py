@@ -1,0 +1,5 @@
+"""The lane: whether live traffic leaves room for batch work."""
+
+from .reading import CLEAR, Reading
+
+__all__ = ["CLEAR", "Reading"]

@@ -1,0 +1,310 @@
+"""A worker process: engine, lane, heartbeat, and Celery's consumer around the runner."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from ..jobs import presence
+from ..jobs.broker.broker import Broker, queue_name
+from ..jobs.broker.message import Message
+from ..jobs.identity import new_id
+from ..jobs.ledger import Ledger
+from ..jobs.settings import Settings
+from ..storage.errors import HoldshortError, StoreError
+from ..storage.opening import open_store
+from ..storage.patience import PatientStore
+from .app import make_app, worker_name
+from .engines import registry
+from .engines.checkpoint import CheckpointCopy
+from .lane.operator import OperatorLane
+from .observer import Observer, Point
+from .runner import Limits, Runner
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 20.0
+EXIT_GRACE_OVER = 75
+"""EX_TEMPFAIL: the work in hand could not be parked in time; its message comes back by itself."""
+_RATE_WINDOW_S = 60.0
+
+
+def serve(settings: Settings, pool: str, *, observer: Observer | None = None, grace_s: float = GRACE_S) -> int:
+    """Work on a pool's queue until SIGTERM or SIGINT; returns the exit status.
+
+    SIGTERM and the first SIGINT park what is in hand; a second SIGINT ends the process at once, and the
+    message comes back by itself.
+
+    Raises:
+        UnknownPool, EngineError, StoreRefused, BrokerRefused: before anything is consumed.
+    """
+    return _Worker(settings, pool, observer or Observer(), grace_s).run()
+
+
+def leave_with_parent() -> None:
+    """End this process as by SIGTERM once its standard input closes, i.e. when the process that started it is gone."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+class _Worker:
+    def __init__(self, settings: Settings, pool: str, observer: Observer, grace_s: float) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.pool_settings = settings.pool(pool)
+        self.worker_id = new_id()
+        self.grace_s = grace_s
+        store = open_store(settings.store, fsync=settings.fsync, storage_options=settings.store_options)
+        self.store = store
+        self.ledger = Ledger(PatientStore(store))
+        self.broker = Broker(settings)
+        self.engine = registry.create(self.pool_settings.engine, self.pool_settings.options)
+        self.lane = OperatorLane(store, pool, on_change=self._lane_changed)
+        self.busy = _Busy()
+        self.heart = _Heart(self)
+        self.runner = Runner(
+            self.ledger,
+            {"batch": self.engine, "checkpoint": CheckpointCopy(store)},
+            self._publish,
+            lane=self.lane.reading,
+            worker_id=self.worker_id,
+            limits=Limits(
+                quantum_s=settings.quantum_s,
+                yield_bound_s=self.pool_settings.yield_bound_ms / 1000,
+                park_after_s=self.pool_settings.park_after_s,
+                control_interval_s=settings.control_interval_s,
+            ),
+            observer=_Both(self.heart, observer),
+        )
+        self.controller: Any = None
+        self._signals = 0
+
+    def run(self) -> int:
+        self.engine.load()
+        self.lane.start()
+        self.heart.start()
+        try:
+            self._consume()
+        finally:
+            self.heart.stop()
+            self.lane.stop()
+            self.engine.close()
+            self.broker.close()
+        return 0
+
+    def advance(self, message: Message, redelivered: bool) -> None:
+        """The body of the task. Whatever it raises is logged, and the job goes to the outbox: never lost."""
+        with self.busy(message):
+            try:
+                result = self.runner.advance(message, redelivered=redelivered)
+                log.debug("message %s: %s", message.name, result)
+            except Exception:
+                log.exception("message %s failed; a controller publishes its job again", message.name)
+                self.ledger.queue_again(message.job)
+
+    def _consume(self) -> None:
+        queue = self.broker.queue(self.pool)
+        app = make_app(self.settings.broker, self.broker.transport, self.pool, queue, self.advance)
+        self.controller = app.WorkController(
+            app=app,
+            hostname=worker_name(self.pool, socket.gethostname()),
+            queues=[queue_name(self.pool)],
+            pool="threads",
+            concurrency=1,
+            prefetch_multiplier=1,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            task_events=False,
+            ready_callback=self._ready,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self.controller.start()
+
+    def _ready(self, consumer: Any) -> None:
+        log.info("worker %s serves pool %s", self.worker_id, self.pool)
+        if self.broker.transport.name == "redis":
+            from .redis_lease import RedisLease
+
+            RedisLease(consumer, self.settings.redelivery_s).start()
+        threading.Thread(target=self._gate, name="gate", daemon=True).start()
+
+    def _gate(self) -> None:
+        """Stop consuming while the lane is held for longer than a short while, so the queue serves others."""
+        consuming = True
+        while True:
+            time.sleep(0.1)
+            reading = self.lane.reading()
+            held = reading.signal == "hold" and time.monotonic() - reading.since >= self.pool_settings.park_after_s
+            if held != consuming:
+                continue
+            consuming = not held
+            consumer = self.controller.consumer
+            change = consumer.cancel_task_queue if held else consumer.add_task_queue
+            consumer.call_soon(change, queue_name(self.pool))
+            log.info("pool %s: %s consuming", self.pool, "resumed" if consuming else "stopped")
+
+    def _publish(self, message: Message) -> None:
+        self.broker.publish([message])
+
+    def _lane_changed(self) -> None:
+        self.runner.wake()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        from celery.worker import state
+
+        self._signals += 1
+        if number == signal.SIGINT and self._signals > 1:
+            os._exit(130)
+        # Celery's loop looks at this, stops consuming, and waits for the task in hand.
+        state.should_stop = 0
+        threading.Thread(target=self._leave_in_time, name="grace", daemon=True).start()
+
+    def _leave_in_time(self) -> None:
+        self.runner.stop()
+        end = time.monotonic() + self.grace_s
+        while time.monotonic() < end:
+            if self.busy.idle.wait(max(0.0, end - time.monotonic())):
+                return
+        log.error("the work in hand could not be parked within %.0f s; its message comes back by itself", self.grace_s)
+        os._exit(EXIT_GRACE_OVER)
+
+
+class _Busy:
+    """Which message is in hand."""
+
+    def __init__(self) -> None:
+        self.idle = threading.Event()
+        self.idle.set()
+        self.message: Message | None = None
+
+    def __call__(self, message: Message) -> _Busy:
+        self.message = message
+        return self
+
+    def __enter__(self) -> None:
+        self.idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.message = None
+        self.idle.set()
+
+
+class _Heart(Observer):
+    """Writes the worker's heartbeat, with the rate at which it answers rows."""
+
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
+        self._started_at = time.time()
+        self._rows: deque[list[float]] = deque()  # [second, rows answered in it]
+        self._lock = threading.Lock()
+        self._beat_now = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over = True
+        self._beat_now.set()
+        self._thread.join(timeout=5)
+        try:
+            presence.goodbye(self._worker.store, self._worker.pool, self._worker.worker_id)
+        except StoreError as error:
+            log.warning("goodbye could not be said: %s", error)
+
+    def finished(self, *, rows: int) -> None:
+        second = float(int(time.monotonic()))
+        with self._lock:
+            if self._rows and self._rows[-1][0] == second:
+                self._rows[-1][1] += rows
+            else:
+                self._rows.append([second, rows])
+
+    def at(self, point: Point, *, job: str, stripe: int, shard: int | None) -> None:
+        if point == "taken":
+            self._beat_now.set()
+
+    def _run(self) -> None:
+        while not self._over:
+            self._beat()
+            self._beat_now.wait(presence.BEAT_S)
+            self._beat_now.clear()
+
+    def _beat(self) -> None:
+        worker = self._worker
+        message, reading = worker.busy.message, worker.lane.reading()
+        try:
+            presence.beat(
+                worker.store,
+                presence.Beat(
+                    worker_id=worker.worker_id,
+                    pool=worker.pool,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    engine=worker.engine.info.fingerprint,
+                    started_at=self._started_at,
+                    at=time.time(),
+                    job=message.job if message else "",
+                    stripe=message.stripe if message else -1,
+                    rows_per_s=self._rate(),
+                    signal=reading.signal,
+                    reason=reading.reason,
+                ),
+            )
+        except StoreError as error:
+            log.warning("no heartbeat: %s", error)
+
+    def _rate(self) -> float:
+        now = time.monotonic()
+        with self._lock:
+            while self._rows and now - self._rows[0][0] > _RATE_WINDOW_S:
+                self._rows.popleft()
+            if not self._rows:
+                return 0.0
+            rows = sum(count for _, count in self._rows)
+            return round(rows / max(now - self._rows[0][0], 0.5), 3)
+
+
+class _Both(Observer):
+    """Tells two observers."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        self._each = (first, second)
+
+    def at(self, point: Point, *, job: str, stripe: int, shard: int | None) -> None:
+        for observer in self._each:
+            observer.at(point, job=job, stripe=stripe, shard=shard)
+
+    def ran(self, *, units: int, cost: int, seconds: float) -> None:
+        for observer in self._each:
+            observer.ran(units=units, cost=cost, seconds=seconds)
+
+    def finished(self, *, rows: int) -> None:
+        for observer in self._each:
+            observer.finished(rows=rows)
+
+    def waited(self, *, seconds: float, reason: str) -> None:
+        for observer in self._each:
+            observer.waited(seconds=seconds, reason=reason)
+
+    def left(self, *, action: str, why: str) -> None:
+        for observer in self._each:
+            observer.left(action=action, why=why)
+
+
