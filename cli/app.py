@@ -32,7 +32,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def common(
     broker: Annotated[
-        str | None, typer.Option(help="Broker URL; overrides HOLDSHORT_BROKER and holdshort.toml.", show_default=False)
+        str | None,
+        typer.Option(help="Broker URL; overrides HOLDSHORT_BROKER and holdshort.toml.", show_default=False),
     ] = None,
     store: Annotated[
         str | None,
@@ -46,7 +47,11 @@ def common(
     ] = False,
 ) -> None:
     # Through the environment, so that processes that a command starts see the same.
-    for name, value in (("HOLDSHORT_BROKER", broker), ("HOLDSHORT_STORE", store), ("HOLDSHORT_CONFIG", config)):
+    for name, value in (
+        ("HOLDSHORT_BROKER", broker),
+        ("HOLDSHORT_STORE", store),
+        ("HOLDSHORT_CONFIG", config),
+    ):
         if value is not None:
             os.environ[name] = value
 

@@ -51,9 +51,7 @@ def list_(name: Annotated[str, typer.Argument(help="What the checkpoints belong 
     if json:
         print_json([asdict(manifest) for manifest in found])
         return
-    rows = (
-        (str(m.step), str(len(m.files)), f"{sum(file.size_bytes for file in m.files):,}", m.attempt) for m in found
-    )
+    rows = ((str(m.step), str(len(m.files)), f"{sum(file.size_bytes for file in m.files):,}", m.attempt) for m in found)
     print_table(("step", "files", "bytes", "job"), rows, empty=f"No checkpoint of {name} is committed.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,20 +24,24 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end, showing progress.")] = False,
     priority: Annotated[str, typer.Option("--priority", "-p", help="bulk, standard, urgent, or 0 to 9.")] = "standard",
     deadline: Annotated[
-        str | None, typer.Option("--deadline", "-d", help="After this, e.g. 2h, rows that are left expire.", show_default=False)
+        str | None,
+        typer.Option("--deadline", "-d", help="After this, e.g. 2h, rows that are left expire.", show_default=False),
     ] = None,
     param: Annotated[
-        list[str] | None, typer.Option("--param", help="NAME=VALUE for every row's body; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option("--param", help="NAME=VALUE for every row's body; may be repeated.", show_default=False),
     ] = None,
     max_parallelism: Annotated[int, typer.Option(help="How many workers may work on it at once.")] = 4,
     shard_rows: Annotated[int, typer.Option(help="Rows per commit.")] = 256,
     max_attempts: Annotated[int, typer.Option(help="Tries per row, for failures that may pass.")] = 3,
     key: Annotated[
-        str | None, typer.Option("--key", help="Idempotency key: the same key is the same job.", show_default=False)
+        str | None,
+        typer.Option("--key", help="Idempotency key: the same key is the same job.", show_default=False),
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="On whose behalf.", show_default=False)] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", "-m", help="NAME=VALUE; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option("--metadata", "-m", help="NAME=VALUE; may be repeated.", show_default=False),
     ] = None,
     webhook: Annotated[str | None, typer.Option(help="URL to tell once the job has ended.", show_default=False)] = None,
     json: AsJson = False,
@@ -84,13 +89,29 @@ def jobs(
         return
     columns = ("job", "pool", "state", "priority", "rows done", "failed", "accepted")
     rows = (
-        (s.id, s.pool, s.state, str(s.priority), f"{s.done}/{s.rows}", str(s.counts.error), f"{ago(s.accepted_at)} ago")
+        (
+            s.id,
+            s.pool,
+            s.state,
+            str(s.priority),
+            f"{s.done}/{s.rows}",
+            str(s.counts.error),
+            f"{ago(s.accepted_at)} ago",
+        )
         for s in found
     )
-    print_table(columns, rows, empty="No job." if all else "No job is waiting or running; --all shows those that ended.")
+    print_table(
+        columns,
+        rows,
+        empty="No job." if all else "No job is waiting or running; --all shows those that ended.",
+    )
 
 
-def status(job: JobId, wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end.")] = False, json: AsJson = False) -> None:
+def status(
+    job: JobId,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end.")] = False,
+    json: AsJson = False,
+) -> None:
     """Show where a job stands. With --wait, exit code 5 says that not every row is ok.
 
     Example: `holdshort status 01k9 --wait`
@@ -108,7 +129,8 @@ def status(job: JobId, wait: Annotated[bool, typer.Option("--wait", "-w", help="
 def results(
     job: JobId,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file; it appears once it is whole.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Write to this file; it appears once it is whole.", show_default=False),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for rows that are not done yet.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only rows that are not ok.")] = False,
@@ -231,7 +253,9 @@ def follow(job: Job, *, wait: bool, json: bool) -> None:
     try:
         ended = job.wait(progress=True)
     except KeyboardInterrupt:
-        note(f"job {job.id} runs on; `holdshort status {job.id} --wait` watches it, `holdshort cancel {job.id}` ends it")
+        note(
+            f"job {job.id} runs on; `holdshort status {job.id} --wait` watches it, `holdshort cancel {job.id}` ends it"
+        )
         raise
     show(ended, json=json)
 
@@ -259,7 +283,7 @@ def show(status: Status, *, json: bool) -> None:
         raise typer.Exit(Exit.NOT_ALL_OK)
 
 
-def _steer(job: str, done: str, act: Any, *, json: bool) -> None:
+def _steer(job: str, done: str, act: Callable[[Job], bool], *, json: bool) -> None:
     from ..jobs import Client
     from .output import note, print_json
 

@@ -14,7 +14,9 @@ def print_json(value: Any) -> None:
     """A value as indented JSON."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n")
+    sys.stdout.write(
+        orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=str).decode() + "\n"
+    )
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
@@ -64,7 +66,10 @@ def start_logging(*, verbose: bool) -> None:
     """Log to standard error, with a time, for long-running commands."""
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", datefmt="%H:%M:%S", force=True
+        level=level,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
     )
     for noisy in ("httpx", "httpcore", "watchfiles", "celery", "kombu", "amqp", "redis", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -59,7 +59,10 @@ def pools(json: AsJson = False) -> None:
 
 def hold(
     pool: Pool,
-    for_: Annotated[str | None, typer.Option("--for", help="How long, e.g. 10m; without it, until `clear`.", show_default=False)] = None,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", help="How long, e.g. 10m; without it, until `clear`.", show_default=False),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why; shown to everyone who waits.")] = "",
     json: AsJson = False,
 ) -> None:
@@ -100,7 +103,10 @@ def clear(pool: Pool, json: AsJson = False) -> None:
 
 
 def lane(
-    pool: Annotated[str | None, typer.Argument(help="A pool's name; all without it.", metavar="[POOL]", show_default=False)] = None,
+    pool: Annotated[
+        str | None,
+        typer.Argument(help="A pool's name; all without it.", metavar="[POOL]", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Show who holds a pool's lane, since when and why.
@@ -119,7 +125,14 @@ def lane(
     import time
 
     rows = (
-        (name, "hold", held.by, ago(held.since), span(held.until - time.time()) if held.until else "until cleared", held.reason)
+        (
+            name,
+            "hold",
+            held.by,
+            ago(held.since),
+            span(held.until - time.time()) if held.until else "until cleared",
+            held.reason,
+        )
         if held
         else (name, "clear", "", "", "", "")
         for name, held in found.items()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -66,17 +69,12 @@ def controller(verbose: Verbose = False, json: AsJson = False) -> None:
 
     Example: `holdshort controller`
     """
-    import signal
-    import threading
-
     from ..jobs import Settings
     from ..jobs.controller import Controller
     from .output import print_json, start_logging
 
     start_logging(verbose=verbose)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_at_signals()
     running = Controller(Settings.load())
     if json:
         print_json({"event": "started"})
@@ -85,7 +83,9 @@ def controller(verbose: Verbose = False, json: AsJson = False) -> None:
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="Files that are dropped here become jobs.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="Files that are dropped here become jobs.", exists=True, file_okay=False)
+    ],
     pool: Annotated[str, typer.Option("--pool", "-p", help="The pool to submit them to.")],
     verbose: Verbose = False,
     json: AsJson = False,
@@ -94,17 +94,12 @@ def watch(
 
     Example: `holdshort watch inbox/ --pool embed`
     """
-    import signal
-    import threading
-
     from ..jobs import Settings
     from ..jobs.triggers.folder import FolderTrigger
     from .output import note, print_json, start_logging
 
     start_logging(verbose=verbose)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_at_signals()
     trigger = FolderTrigger(Settings.load(), folder, pool)
     if json:
         print_json({"event": "watching", "folder": str(folder), "pool": pool})
@@ -135,7 +130,8 @@ def doctor(json: AsJson = False) -> None:
 def demo(
     documents: Annotated[int, typer.Option(help="How many documents to index.", min=50)] = 600,
     folder: Annotated[
-        Path | None, typer.Option(help="Keep everything in this folder instead of a temporary one.", show_default=False)
+        Path | None,
+        typer.Option(help="Keep everything in this folder instead of a temporary one.", show_default=False),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -146,3 +142,15 @@ def demo(
     from .demo import run
 
     raise typer.Exit(run(documents=documents, folder=folder, json=json))
+
+
+def _stop_at_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return stop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Self, TypeVar, cast
 
 from .client import Client, PoolStatus
 from .holds import Hold
@@ -70,7 +70,7 @@ class AsyncClient:
     ) -> None:
         self._client = Client(broker=broker, store=store, settings=settings)
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, Self
 
 from ..storage.errors import BrokerError, NotAllowedNow, UnknownJob
 from ..storage.opening import open_store
@@ -68,15 +69,13 @@ class Client:
         self, *, broker: str | None = None, store: str | None = None, settings: Settings | None = None
     ) -> None:
         self.settings = settings or Settings.load(broker=broker, store=store)
-        opened = open_store(
-            self.settings.store, fsync=self.settings.fsync, storage_options=self.settings.store_options
-        )
+        opened = open_store(self.settings.store, fsync=self.settings.fsync, storage_options=self.settings.store_options)
         self.ledger = Ledger(PatientStore(opened, patience_s=_PATIENCE_S))
         # Submitting looks at the store's own kind, to leave its folder out of an input.
         self._direct = Ledger(opened)
         self.broker = Broker(self.settings)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -155,9 +154,14 @@ class Client:
             raise NotAllowedNow(f"Job {record.id} copies a checkpoint; submit it again instead.")
         if status.counts.ok == status.rows:
             raise NotAllowedNow(f"All {status.rows} rows of job {record.id} ended as ok; there is nothing to retry.")
-        spec = {**record.spec, "input": [], "idempotency_key": f"retry of {record.id}", "deadline": None}
+        spec: dict[str, Any] = {
+            **record.spec,
+            "input": [],
+            "idempotency_key": f"retry of {record.id}",
+            "deadline": None,
+        }
         spec["metadata"] = {**spec["metadata"], "retry_of": record.id}
-        fresh = accept(self.ledger, BatchInferenceJob(**spec), self._failed_rows(record))
+        fresh = accept(self.ledger, BatchInferenceJob.model_validate(spec), self._failed_rows(record))
         publish_open(self.ledger, self.broker, fresh)
         return Job(self, self.ledger, fresh)
 
@@ -235,7 +239,9 @@ class Client:
             if len(matches) == 1:
                 job_id = matches[0]
             elif matches:
-                raise UnknownJob(f"{job_id} is the start of {len(matches)} jobs: {', '.join(matches[:5])}; write more of it.")
+                raise UnknownJob(
+                    f"{job_id} is the start of {len(matches)} jobs: {', '.join(matches[:5])}; write more of it."
+                )
         return self.ledger.record(job_id)
 
     def _open_record(self, job_id: str) -> JobRecord:

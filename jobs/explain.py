@@ -35,7 +35,9 @@ def explain(facts: Facts) -> str:
     status = facts.status
     progress = f"{status.done} of {status.rows} rows are done"
     if status.has_ended:
-        return f"The job has ended: {status.state}" + (f" ({status.reason})" if status.reason else "") + f"; {progress}."
+        return (
+            f"The job has ended: {status.state}" + (f" ({status.reason})" if status.reason else "") + f"; {progress}."
+        )
     if status.state == "cancelling":
         return f"The job is being cancelled; {progress}."
     if status.state == "paused":

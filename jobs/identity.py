@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import cast
 
 _ID = re.compile(r"[a-z0-9]{26}")
 
@@ -37,4 +36,4 @@ def created_at(identifier: str) -> float | None:
         return None
     from ulid import ULID
 
-    return cast("float", ULID.from_str(identifier.upper()).timestamp)
+    return ULID.from_str(identifier.upper()).timestamp

@@ -41,7 +41,7 @@ class Beat:
 
     @property
     def state(self) -> str:
-        """"holding", "working" or "idle"."""
+        """ "holding", "working" or "idle"."""
         if self.signal == "hold":
             return "holding"
         return "working" if self.job else "idle"

@@ -23,7 +23,14 @@ def wait_with_progress(job: Job, *, timeout: float | None = None) -> Status:
 
 def _with_bar(job: Job, timeout: float | None) -> Status:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         SpinnerColumn(),

@@ -195,12 +195,15 @@ class Outcome:
 
     @classmethod
     def decode(cls, data: bytes) -> Outcome:
-        found: dict[str, Any] = orjson.loads(data)
-        return cls(
-            state=found["state"],
-            counts=Counts(**found["counts"]),
-            ended_at=found["ended_at"],
-            positions=tuple(found["positions"]),
-            ended=tuple(found["ended"]),
-            reason=found["reason"],
-        )
+        try:
+            found: dict[str, Any] = orjson.loads(data)
+            return cls(
+                state=found["state"],
+                counts=Counts(**found["counts"]),
+                ended_at=found["ended_at"],
+                positions=tuple(found["positions"]),
+                ended=tuple(found["ended"]),
+                reason=found["reason"],
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise Corrupt(f"an outcome can't be read: {error!r}") from error

@@ -66,7 +66,9 @@ class ResultRow:
         except (KeyError, IndexError, TypeError):
             found = None
         if found is None:
-            raise ValueError(f"row {self.custom_id!r} has no embedding: {self.error or 'the engine gave another answer'}")
+            raise ValueError(
+                f"row {self.custom_id!r} has no embedding: {self.error or 'the engine gave another answer'}"
+            )
         if isinstance(found, str):
             raw = base64.b64decode(found)
             return list(struct.unpack(f"<{len(raw) // 4}f", raw))

@@ -41,7 +41,5 @@ def _commit_checkpoint(ledger: Ledger, record: JobRecord, outcome: Outcome) -> O
     name, step = record.spec["name"], record.spec["step"]
     holder = commit_manifest(ledger.store, name, step, attempt=record.id, files=files)
     if holder != record.id:
-        return replace(
-            outcome, state="failed", reason=f"step {step} of {name} was committed before, by job {holder}"
-        )
+        return replace(outcome, state="failed", reason=f"step {step} of {name} was committed before, by job {holder}")
     return outcome

@@ -9,9 +9,7 @@ from .ledger import Ledger, Turn
 from .policy.urgency import priority_now
 from .record import Counts, JobKind, JobRecord, Outcome
 
-State = Literal[
-    "queued", "running", "paused", "cancelling", "completed", "failed", "cancelled", "expired"
-]
+State = Literal["queued", "running", "paused", "cancelling", "completed", "failed", "cancelled", "expired"]
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
 
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -26,9 +26,7 @@ from .spec import BatchInferenceJob, CheckpointJob
 log = logging.getLogger(__name__)
 
 
-def submit(
-    ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferenceJob | CheckpointJob
-) -> JobRecord:
+def submit(ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferenceJob | CheckpointJob) -> JobRecord:
     """Accept a job, or find the same one accepted before.
 
     Raises:
@@ -75,8 +73,8 @@ def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterabl
         ledger.drop_upload(job_id, upload)
         if accepted.digest != record.digest:
             raise IdempotencyConflict(
-                f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different input, "
-                f"pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
+                f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different "
+                f"input, pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
             )
         log.info("job %s was accepted before", accepted.id)
     return accepted
@@ -125,10 +123,11 @@ def _files(job: CheckpointJob) -> Iterator[InputRow]:
     """A row for each file of the checkpoint, with the size that it has now."""
     import fsspec
 
-    fs, root = fsspec.url_to_fs(job.source)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAssignmentType]
-    base = str(root).rstrip("/")  # pyright: ignore[reportUnknownArgumentType]
-    if not found or not fs.isdir(root):  # pyright: ignore[reportUnknownMemberType]
+    # fsspec carries no types.
+    fs, root = cast("tuple[Any, str]", fsspec.url_to_fs(job.source))  # pyright: ignore[reportUnknownMemberType]
+    base = root.rstrip("/")
+    found = cast("dict[str, dict[str, Any]]", fs.find(base, detail=True))
+    if not found or not fs.isdir(base):
         raise RefusedJob(f"{job.source} is no folder with files in it. Nothing was submitted.")
     for path in sorted(found):
         relative = path.removeprefix(base).lstrip("/")

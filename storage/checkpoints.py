@@ -68,11 +68,15 @@ def commit_manifest(store: Store, name: str, step: int, *, attempt: str, files: 
 
 def read_manifest(store: Store, name: str, step: int) -> Manifest:
     """A committed checkpoint's manifest. Raises ObjectNotFound for a step that is not committed."""
-    found: dict[str, Any] = orjson.loads(store.read(manifest_path(name, step)))
-    if found.pop("version") > VERSION:
-        raise Corrupt(f"the manifest of step {step} of {name} was written by a newer version; upgrade Holdshort")
-    found["files"] = tuple(CopiedFile(**file) for file in found["files"])
-    return Manifest(**found)
+    try:
+        found: dict[str, Any] = orjson.loads(store.read(manifest_path(name, step)))
+        newer = found.pop("version") > VERSION
+        if not newer:
+            found["files"] = tuple(CopiedFile(**file) for file in found["files"])
+            return Manifest(**found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"the manifest of step {step} of {name} can't be read: {error!r}") from error
+    raise Corrupt(f"the manifest of step {step} of {name} was written by a newer version; upgrade Holdshort")
 
 
 def steps(store: Store, name: str) -> list[int]:
@@ -94,8 +98,7 @@ def verify(store: Store, manifest: Manifest) -> Iterator[tuple[CopiedFile, str]]
         if (found.size_bytes, found.crc32c) != (file.size_bytes, file.crc32c):
             yield (
                 file,
-                f"has {found.size_bytes} bytes with CRC32C {found.crc32c}, "
-                f"not {file.size_bytes} with {file.crc32c}",
+                f"has {found.size_bytes} bytes with CRC32C {found.crc32c}, not {file.size_bytes} with {file.crc32c}",
             )
         else:
             yield file, ""
@@ -120,7 +123,7 @@ class Sum:
 
 def _coded(segment: str) -> str:
     text = quote(segment, safe=" @=+,:~")
-    return "%2E" + text[1:] if text.startswith(".") else text
+    return f"%{ord(text[0]):02X}{text[1:]}" if text.startswith((".", " ")) else text
 
 
 def decoded(segment: str) -> str:

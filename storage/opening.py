@@ -17,9 +17,7 @@ LAYOUT = 1
 _MARKER = "holdshort.json"
 
 
-def open_store(
-    url: str, *, fsync: bool = False, storage_options: Mapping[str, Any] | None = None
-) -> Store:
+def open_store(url: str, *, fsync: bool = False, storage_options: Mapping[str, Any] | None = None) -> Store:
     """The store at a URL or in a folder.
 
     At the first use ever of a store it is tried whether a second exclusive create of one name is really
@@ -51,7 +49,13 @@ def open_store(
 
 
 def _check_marker(store: Store, data: bytes) -> None:
-    layout = orjson.loads(data)["layout"]
+    try:
+        layout = int(orjson.loads(data)["layout"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreRefused(
+            f"{store.url}/{_MARKER} is not what Holdshort writes there. If this is a store of Holdshort, remove "
+            f"that object, and it is written anew; otherwise use another store."
+        ) from error
     if layout > LAYOUT:
         raise StoreRefused(
             f"The store {store.url} has layout {layout}, this version of Holdshort knows up to {LAYOUT}. "

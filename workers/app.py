@@ -1,4 +1,4 @@
-"""The Celery app of a pool's workers: one task, one queue, settings under which no message is lost or hoarded."""
+"""The Celery app of a pool's workers: one task, one queue, and no message lost or hoarded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from ..jobs.broker.transports import EMBEDDED, Transport
 log = logging.getLogger(__name__)
 
 
-def make_app(
-    url: str, ways: Transport, pool: str, queue: Any, advance: Callable[[Message, bool], object]
-) -> Celery:
+def make_app(url: str, ways: Transport, pool: str, queue: Any, advance: Callable[[Message, bool], object]) -> Celery:
     """An app whose only task passes a message, and whether it was delivered before, to `advance`.
 
     Args:
@@ -61,13 +59,14 @@ def make_app(
     )
 
     @app.task(name=TASK, bind=True, acks_late=True, ignore_result=True)
-    def task(self: Any, *arguments: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+    def task(self: Any, *arguments: Any) -> None:
         try:
             message = Message.parse(list(arguments))
         except ValueError as error:
             log.error("a message was dropped: %s", error)  # noqa: TRY400 - it is not ours to trace
             return
-        redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+        delivery: dict[str, Any] = self.request.delivery_info or {}
+        redelivered = bool(delivery.get("redelivered"))
         advance(message, redelivered)
 
     return app

@@ -16,8 +16,8 @@ _REMEMBERED = 64
 class BatchBudget:
     """How much cost fits into one micro-batch, learned from how long earlier ones took.
 
-    The budget aims at 70 % of the bound by the slow end (p95) of the latest observations, at most doubles from
-    one micro-batch to the next, and starts at a single unit.
+    The budget aims at 70 % of the bound by the slow end (p95) of the latest observations, at most doubles
+    from one micro-batch to the next, and starts at a single unit.
 
     Args:
         bound_s: seconds that a micro-batch should take at most.

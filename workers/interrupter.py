@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from .engines.protocol import Engine
@@ -19,7 +19,7 @@ class Interrupter:
         self._number = 0
 
     @contextmanager
-    def running(self, engine: Engine) -> Iterator[None]:
+    def running(self, engine: Engine) -> Generator[None]:
         """Around each micro-batch."""
         with self._lock:
             self._engine = engine

@@ -16,7 +16,10 @@ Point = Literal[
 
 
 class Observer:
-    """Base of all observers: does nothing; override what is wanted. Called in the runner's thread, so be brief."""
+    """Base of all observers: does nothing; override what is wanted.
+
+    Called in the runner's thread, so be brief.
+    """
 
     def at(self, point: Point, *, job: str, stripe: int, shard: int | None) -> None:
         """A moment has come."""

@@ -1,8 +1,8 @@
 """Renews the lease on the message in hand on Redis.
 
-kombu gives a message on Redis to somebody else once `visibility_timeout` has passed since it was fetched, whether
-its worker lives or not. Renewing while we live lets that time be seconds, so a dead worker's message is soon
-back, and a living one's is never given away.
+kombu gives a message on Redis to somebody else once `visibility_timeout` has passed since it was fetched,
+whether its worker lives or not. Renewing while we live lets that time be seconds, so a dead worker's message
+is soon back, and a living one's is never given away.
 """
 
 from __future__ import annotations

@@ -130,9 +130,7 @@ class Runner:
             settle(self._ledger, record)
             return "dropped"
         self._at("taken", taken)
-        watch = Watch(
-            self._ledger, taken, control, interval_s=self._limits.control_interval_s, on_change=self.wake
-        )
+        watch = Watch(self._ledger, taken, control, interval_s=self._limits.control_interval_s, on_change=self.wake)
         with watch:
             turn = _Held(self, taken, watch)
             step = turn.run()
@@ -299,7 +297,7 @@ class _Held:
         return None
 
     def _run_shard(self, shard: int) -> Step | None:
-        record, stripe = self.stripe.record, self.stripe
+        stripe = self.stripe
         rows, unreadable = self._rows(shard)
         run = self._runner.shard_run(self, shard, rows)
         run.lines.update(unreadable)

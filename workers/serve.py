@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..jobs.broker.message import Message
 from ..jobs.identity import new_id
 from ..jobs.ledger import Ledger
 from ..jobs.settings import Settings
-from ..storage.errors import HoldshortError, StoreError
+from ..storage.errors import StoreError
 from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from .app import make_app, worker_name
@@ -50,7 +49,7 @@ def serve(settings: Settings, pool: str, *, observer: Observer | None = None, gr
 
 
 def leave_with_parent() -> None:
-    """End this process as by SIGTERM once its standard input closes, i.e. when the process that started it is gone."""
+    """End this process as by SIGTERM once its standard input closes: whoever started it is gone."""
 
     def wait() -> None:
         while os.read(0, 4096):
@@ -180,7 +179,10 @@ class _Worker:
         while time.monotonic() < end:
             if self.busy.idle.wait(max(0.0, end - time.monotonic())):
                 return
-        log.error("the work in hand could not be parked within %.0f s; its message comes back by itself", self.grace_s)
+        log.error(
+            "the work in hand could not be parked within %.0f s; its message comes back by itself",
+            self.grace_s,
+        )
         os._exit(EXIT_GRACE_OVER)
 
 
@@ -306,5 +308,3 @@ class _Both(Observer):
     def left(self, *, action: str, why: str) -> None:
         for observer in self._each:
             observer.left(action=action, why=why)
-
-

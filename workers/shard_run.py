@@ -66,7 +66,7 @@ class ShardRun:
 
     def run(self, places: Iterable[int]) -> Step | None:
         """Run these rows until each has a line. Returns the step that ended it early, if one did."""
-        pending = [place for place in places if place not in self.lines]
+        pending: list[int] = [place for place in places if place not in self.lines]
         while pending:
             now = time.monotonic()
             ready = [place for place in pending if self._due.get(place, 0.0) <= now]
@@ -163,7 +163,9 @@ class ShardRun:
         self.budget.observe(cost, seconds)
         self.observer.ran(units=len(units), cost=cost, seconds=seconds)
         if len(outputs) != len(units):
-            return [RowError("bad_result", f"the engine gave {len(outputs)} results for {len(units)} units")] * len(units)
+            return [RowError("bad_result", f"the engine gave {len(outputs)} results for {len(units)} units")] * len(
+                units
+            )
         return outputs
 
     def _finish(self, place: int, found: _Open) -> None:

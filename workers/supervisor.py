@@ -108,7 +108,10 @@ class Supervisor:
         if now - child.started >= _SETTLED_S:
             child.pause = _PAUSE_FIRST_S
         log.warning(
-            "the worker of pool %s ended (%s); a new one starts in %.1f s", child.pool, _said(status), child.pause
+            "the worker of pool %s ended (%s); a new one starts in %.1f s",
+            child.pool,
+            _said(status),
+            child.pause,
         )
         child.restart_at = now + child.pause
         child.pause = min(_PAUSE_MOST_S, child.pause * 2)

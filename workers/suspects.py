@@ -1,8 +1,8 @@
 """Finding the row that kills its process, in at most `max_attempts` deaths. Pure.
 
 When a process dies, nobody is left to say which row was at fault; all that is known is what had been noted
-before. So a shard in which one died is run in groups, each noted durably before it runs, and each death narrows the
-suspicion: with n rows and m attempts the group sizes fall from n to 1 in m-1 steps of equal ratio (for
+before. So a shard in which one died is run in groups, each noted durably before it runs, and each death
+narrows the suspicion: with n rows and m attempts the group sizes fall from n to 1 in m-1 steps of equal ratio (for
 m = 3 and 256 rows: 256, 16, 1). It is bisection with as many parts as the number of attempts demands.
 """
 

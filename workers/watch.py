@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Self
 
 from ..jobs.ledger import Control, Ledger, Stripe
 from ..storage.errors import StoreError
@@ -22,7 +23,13 @@ class Watch:
     """
 
     def __init__(
-        self, ledger: Ledger, stripe: Stripe, control: Control, *, interval_s: float, on_change: Callable[[], None]
+        self,
+        ledger: Ledger,
+        stripe: Stripe,
+        control: Control,
+        *,
+        interval_s: float,
+        on_change: Callable[[], None],
     ) -> None:
         self.control = control
         self.taken_over = False
@@ -33,7 +40,7 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"watch-{stripe.record.id}", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -41,15 +41,15 @@ class Lease:
         """Whether we led when last asked."""
         return self._number > 0
 
-
     def held(self) -> bool:
         """Whether we lead; renews the lease, or takes it if it is free."""
         now = self._clock()
-        if self._number and now < self._until - self._ttl_s / 2:
+        if self._number and self._until - self._ttl_s <= now < self._until - self._ttl_s / 2:
             return True
         numbers = [int(name) for name in self._store.list(layout.leases())]
         latest = max(numbers, default=0)
-        if latest != self._number and latest and now < self._read(latest) and latest > self._number:
+        # One that ends later than any lease may was taken before somebody's clock was set back: it is void.
+        if latest > self._number and now < self._read(latest) <= now + 2 * self._ttl_s:
             self._number = 0
             return False
         until = now + self._ttl_s

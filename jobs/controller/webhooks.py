@@ -36,7 +36,9 @@ def sign(secret: SecretStr, event_id: str, timestamp: int, body: bytes) -> str:
     try:
         key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
     except ValueError as error:
-        raise SettingsError("webhook_secret: must be whsec_ followed by base64; `openssl rand -base64 32` makes one.") from error
+        raise SettingsError(
+            "webhook_secret: must be whsec_ followed by base64; `openssl rand -base64 32` makes one."
+        ) from error
     signed = f"{event_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
@@ -108,7 +110,11 @@ class WebhookSender:
                 "data": {"id": record.id, "state": outcome.state, "request_counts": outcome.counts.as_dict()},
             }
         )
-        headers = {"content-type": "application/json", "webhook-id": event_id, "webhook-timestamp": str(timestamp)}
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": event_id,
+            "webhook-timestamp": str(timestamp),
+        }
         if self._secret is not None:
             headers["webhook-signature"] = sign(self._secret, event_id, timestamp, body)
         try:

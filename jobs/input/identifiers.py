@@ -36,7 +36,7 @@ class Identifiers:
         self.close()
 
     def add(self, custom_id: str, where: str) -> list[Repeated]:
-        """Take one in. What is returned came again: this one, or ones added before that are only found now."""
+        """Take one in; returns what came again: this one, or earlier ones that are only found now."""
         if custom_id in self._recent:
             return [Repeated(custom_id, where, self._recent[custom_id])]
         self._recent[custom_id] = where
@@ -62,9 +62,7 @@ class Identifiers:
         except sqlite3.IntegrityError:
             database.rollback()
             for custom_id, where in self._recent.items():
-                with closing(
-                    database.execute("SELECT place FROM seen WHERE custom_id = ?", (custom_id,))
-                ) as found:
+                with closing(database.execute("SELECT place FROM seen WHERE custom_id = ?", (custom_id,))) as found:
                     earlier = found.fetchone()
                 if earlier:
                     repeated.append(Repeated(custom_id, where, earlier[0]))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
@@ -69,7 +71,7 @@ def place_of(path: str, storage_options: Mapping[str, Any] | None) -> tuple[Plac
     if _LOCAL.match(path) and "::" not in path:
         return LocalPlace(), path.partition("://")[2]
     if not _URL.match(path):
-        return LocalPlace(), os.path.expanduser(path)
+        return LocalPlace(), os.fspath(Path(path).expanduser()) if path.startswith("~") else path
     remote = RemotePlace(path, storage_options)
     return remote, remote.path
 
@@ -79,7 +81,7 @@ class LocalPlace:
 
     def kind(self, path: str) -> Kind:
         try:
-            mode = os.stat(path or ".").st_mode
+            mode = Path(path).stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
         except (OSError, ValueError) as error:
@@ -94,22 +96,22 @@ class LocalPlace:
             raise _unusable(path, error) from error
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
+    def open(self, path: str) -> Generator[BinaryIO]:
         try:
-            file = open(path, "rb")
+            file = Path(path).open("rb")  # noqa: SIM115 - only the opening is guarded here
         except OSError as error:
             raise _unusable(path, error) from error
         with file:
-            yield _Guarded(file, lambda error: _unusable(path, error))
+            yield cast("BinaryIO", _Guarded(file, lambda error: _unusable(path, error)))
 
     def shown(self, path: str) -> str:
         return path or "."
 
     def absolute(self, path: str) -> str:
-        return os.path.abspath(path)
+        return os.fspath(Path.cwd() / path)
 
     def context(self) -> str:
-        return f"the working directory is {os.getcwd()}"
+        return f"the working directory is {Path.cwd()}"
 
     @staticmethod
     def _entry(entry: os.DirEntry[str]) -> Entry:
@@ -136,8 +138,7 @@ class RemotePlace:
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None) -> None:
-        import fsspec
-        from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
+        fsspec: Any = import_module("fsspec")
 
         self._prefix = url[: match.end()] if (match := _URL.match(url)) else ""
         protocol = self._prefix.rstrip(":/").lower()
@@ -145,7 +146,7 @@ class RemotePlace:
         try:
             if "::" not in url:
                 fsspec.get_filesystem_class(protocol)
-            found: Any = url_to_fs(url, **(storage_options or {}))
+            found: Any = fsspec.url_to_fs(url, **(storage_options or {}))
         except ImportError as error:
             raise _missing_backend(url, protocol, error) from error
         except ValueError as error:
@@ -180,13 +181,13 @@ class RemotePlace:
         return found
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
+    def open(self, path: str) -> Generator[BinaryIO]:
         try:
             file: Any = self._fs.open(path, "rb", block_size=_BLOCK_BYTES)
         except Exception as error:
             raise self._translated(path, error) from error
         with file:
-            yield _Guarded(file, lambda error: self._translated(path, error))
+            yield cast("BinaryIO", _Guarded(file, lambda error: self._translated(path, error)))
 
     def shown(self, path: str) -> str:
         return redacted(self.absolute(path))
@@ -248,9 +249,7 @@ class _Guarded(io.RawIOBase):
 
 def _missing_backend(url: str, protocol: str, error: ImportError) -> Exception:
     if protocol in _EXTRAS:
-        return MissingExtra(
-            f"reading {redacted(url)}", extra=_EXTRAS[protocol], module=error.name or protocol
-        )
+        return MissingExtra(f"reading {redacted(url)}", extra=_EXTRAS[protocol], module=error.name or protocol)
     return UnusableError(
         redacted(url), "missing_backend", f"can't be opened: {error}.", "Install what fsspec needs for it."
     )
@@ -259,9 +258,7 @@ def _missing_backend(url: str, protocol: str, error: ImportError) -> Exception:
 def _unusable(shown: str, error: Exception) -> UnusableError:
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            return UnusableError(
-                shown, "missing_file", "is gone.", "It was there when reading began; submit again."
-            )
+            return UnusableError(shown, "missing_file", "is gone.", "It was there when reading began; submit again.")
         case PermissionError():
             return UnusableError(
                 shown,
@@ -271,6 +268,4 @@ def _unusable(shown: str, error: Exception) -> UnusableError:
             )
         case _:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            return UnusableError(
-                shown, "unreadable", f"can't be read: {reason}.", "Check the file and its disk."
-            )
+            return UnusableError(shown, "unreadable", f"can't be read: {reason}.", "Check the file and its disk.")

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from .formats import KNOWN_SUFFIXES
 from .places import Place, place_of
 from .problems import Findings, Problem, UnusableError
-from .rows import InputRow, Limits, Source
+from .rows import DEFAULT_LIMITS, InputRow, Limits, Source
 from .shapes import refuse_encoding, refuse_length, row_from_body, row_from_line, row_from_mapping
 from .sources import InputFile, find_files
 from .streams import TooLong, lines, text_chunks
@@ -19,7 +18,7 @@ from .tables import read_csv, read_parquet
 def read_rows(
     source: Source,
     *,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     storage_options: Mapping[str, Any] | None = None,
     exclude: Callable[[str], bool] | None = None,
 ) -> Iterator[InputRow]:
@@ -66,10 +65,8 @@ def empty(where: str) -> Problem:
     return Problem(where, "empty_input", "holds no rows.", "Submit at least one.")
 
 
-def _from_items(
-    items: Iterable[str | Mapping[str, Any]], limits: Limits, found: Findings
-) -> Iterator[InputRow]:
-    if isinstance(items, bytes | bytearray | Mapping) or not isinstance(items, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+def _from_items(items: Iterable[str | Mapping[str, Any]], limits: Limits, found: Findings) -> Iterator[InputRow]:
+    if isinstance(items, bytes | bytearray | Mapping) or not hasattr(items, "__iter__"):
         raise UnusableError(
             "the input",
             "bad_source",
@@ -79,21 +76,24 @@ def _from_items(
     for number, item in enumerate(items, 1):
         where, default_id = f"row {number}", f"row-{number}"
         try:
-            if isinstance(item, str):
-                row = row_from_body(default_id, {"input": item}, where, limits)
-            elif isinstance(item, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-                row = row_from_mapping(item, default_id, where, limits)
-            else:
-                raise UnusableError(
-                    where,
-                    "bad_row_type",
-                    f"is a Python {type(item).__name__}, neither text nor a mapping.",
-                    'Give a str, or a dict like {"custom_id": "doc-1", "input": "some text"}.',
-                )
+            row = _from_item(item, default_id, where, limits)
         except UnusableError as error:
             found.add(error.problem)
             continue
         yield row
+
+
+def _from_item(item: object, default_id: str, where: str, limits: Limits) -> InputRow:
+    if isinstance(item, str):
+        return row_from_body(default_id, {"input": item}, where, limits)
+    if isinstance(item, Mapping):
+        return row_from_mapping(cast("Mapping[str, Any]", item), default_id, where, limits)
+    raise UnusableError(
+        where,
+        "bad_row_type",
+        f"is a Python {type(item).__name__}, neither text nor a mapping.",
+        'Give a str, or a dict like {"custom_id": "doc-1", "input": "some text"}.',
+    )
 
 
 def _from_path(
@@ -126,9 +126,7 @@ def _from_file(place: Place, file: InputFile, limits: Limits, found: Findings) -
                 yield _from_text(chunks, file, limits)
 
 
-def _from_lines(
-    chunks: Iterator[bytes], file: InputFile, limits: Limits, found: Findings
-) -> Iterator[InputRow]:
+def _from_lines(chunks: Iterator[bytes], file: InputFile, limits: Limits, found: Findings) -> Iterator[InputRow]:
     start = f"{file.where}, line "
     prefix = f"{file.id_prefix}row-"
     for number, line in enumerate(lines(chunks, limits.row_bytes), 1):

@@ -41,3 +41,6 @@ class Limits:
     shard_bytes: int = 8 * 2**20
     problems: int = 20
     custom_id_chars: int = 512
+
+
+DEFAULT_LIMITS = Limits()

@@ -13,8 +13,8 @@ from typing import Any, NoReturn, cast
 
 import orjson
 
-from .rows import InputRow, Limits
 from .problems import UnusableError
+from .rows import InputRow, Limits
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_JSON_NUMBER = re.compile(r"-?(?:NaN|Infinity|nan|inf)\b")
@@ -119,9 +119,7 @@ def check_row(row: dict[str, Any], where: str, limits: Limits) -> None:
 def check_custom_id(custom_id: Any, where: str, limits: Limits) -> None:
     """Raise UnusableError for a custom_id that results can't be matched by."""
     if not isinstance(custom_id, str):
-        cure = (
-            "Put it in quotes." if isinstance(custom_id, int | float) else "Write a string, or leave it out."
-        )
+        cure = "Put it in quotes." if isinstance(custom_id, int | float) else "Write a string, or leave it out."
         message = f"custom_id is {_kind(custom_id)}, not a string."
     elif not custom_id:
         message, cure = "custom_id is empty.", "Give the row a name of its own, or leave custom_id out."
@@ -227,9 +225,7 @@ def _refuse_without_input(row: dict[str, Any], where: str) -> NoReturn:
         message = 'has neither "input" nor "body".'
         for key in ("messages", "prompt"):
             if key in row:
-                cure = (
-                    f'Put what the engine should get into "body": {{"custom_id": …, "body": {{"{key}": …}}}}.'
-                )
+                cure = f'Put what the engine should get into "body": {{"custom_id": …, "body": {{"{key}": …}}}}.'
     raise UnusableError(where, "missing_input", message, cure)
 
 

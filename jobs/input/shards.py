@@ -14,7 +14,7 @@ from ...storage.errors import Corrupt
 from .identifiers import Identifiers, Repeated
 from .problems import Findings, Problem, RefusedInput
 from .reading import empty
-from .rows import InputRow, Limits
+from .rows import DEFAULT_LIMITS, InputRow, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ContentDigest:
         return self._sha.hexdigest()
 
 
-def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = Limits()) -> Iterator[PackedShard]:
+def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_LIMITS) -> Iterator[PackedShard]:
     """Pack rows into shards, with the memory of about one shard.
 
     The shards count only once the iterator has ended: a problem further on refuses them all. Once a

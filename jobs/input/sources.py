@@ -58,9 +58,7 @@ class Skipped:
             _log.info("%s: skipped %d of the entries: %s", where, self.count, self)
 
 
-def find_files(
-    place: Place, path: str, exclude: Callable[[str], bool] | None, found: Findings
-) -> Iterator[InputFile]:
+def find_files(place: Place, path: str, exclude: Callable[[str], bool] | None, found: Findings) -> Iterator[InputFile]:
     """The files that a path names, in the order of their names.
 
     Problems with single files and folders go to `found`, and the others are still given.

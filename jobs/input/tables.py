@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, BinaryIO
 
 from ...storage.errors import MissingExtra
@@ -16,7 +17,7 @@ from .streams import TooLong, lines
 _INPUTS = ("input", "text")
 _IDS = ("custom_id", "id")
 _BATCH_BYTES = 4 * 2**20
-_BATCH_ROWS = 4096
+_BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def read_csv(
                 place,
                 "bad_csv",
                 f"the row that begins here is not CSV: {error}.",
-                "Put fields with commas, quotes or line breaks in double quotes, and double the quotes in them.",
+                "Put fields that hold commas, quotes or line breaks in quotes, and double their quotes.",
             ) from error
         if cells is None:
             break
@@ -95,19 +96,23 @@ def read_csv(
             continue
         number += 1
         try:
-            if len(cells) != len(columns.names):
-                raise UnusableError(
-                    place,
-                    "bad_csv",
-                    f"has {len(cells)} fields, but the header has {len(columns.names)}.",
-                    "Put fields with commas in double quotes.",
-                )
-            custom_id = f"{id_prefix}row-{number}" if columns.custom_id is None else cells[columns.custom_id]
-            row = row_from_body(custom_id, columns.body(cells), place, limits)
+            row = _csv_row(cells, columns, place, f"{id_prefix}row-{number}", limits)
         except UnusableError as error:
             found.add(error.problem)
             continue
         yield row
+
+
+def _csv_row(cells: list[str], columns: Columns, place: str, default_id: str, limits: Limits) -> InputRow:
+    if len(cells) != len(columns.names):
+        raise UnusableError(
+            place,
+            "bad_csv",
+            f"has {len(cells)} fields, but the header has {len(columns.names)}.",
+            "Put fields that hold commas in quotes.",
+        )
+    custom_id = default_id if columns.custom_id is None else cells[columns.custom_id]
+    return row_from_body(custom_id, columns.body(cells), place, limits)
 
 
 class _Feed:
@@ -149,9 +154,7 @@ class _Feed:
             refuse_encoding(line, error, f"{self._where}, line {self._number}")
 
 
-def read_parquet(
-    file: BinaryIO, where: str, id_prefix: str, limits: Limits, found: Findings
-) -> Iterator[InputRow]:
+def read_parquet(file: BinaryIO, where: str, id_prefix: str, limits: Limits, found: Findings) -> Iterator[InputRow]:
     """Rows of a Parquet file, a few megabytes at a time.
 
     Raises:
@@ -159,12 +162,10 @@ def read_parquet(
         MissingExtra: pyarrow is not installed.
     """
     try:
-        import pyarrow
-        from pyarrow import parquet as untyped
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingExtra(f"reading {where}", extra="parquet", module=error.name or "pyarrow") from error
-    parquet: Any = untyped
-    invalid: Any = pyarrow.ArrowException  # pyright: ignore
     try:
         table: Any = parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BATCH_BYTES)
         schema: Any = table.schema_arrow
@@ -181,20 +182,18 @@ def read_parquet(
                     found.add(error.problem)
                     continue
                 yield row
-    except (invalid, OSError) as error:
+    except (arrow.ArrowException, OSError) as error:
         raise UnusableError(
             where, "bad_parquet", f"is not whole Parquet: {error}.", "Check that it was copied whole."
         ) from error
 
 
-def _parquet_row(
-    cells: tuple[Any, ...], columns: Columns, place: str, default_id: str, limits: Limits
-) -> InputRow:
+def _parquet_row(cells: tuple[Any, ...], columns: Columns, place: str, default_id: str, limits: Limits) -> InputRow:
     if cells[columns.input] is None:
         name = columns.names[columns.input]
         raise UnusableError(place, "missing_input", f'"{name}" is null.', "Fill it in, or leave the row out.")
     custom_id = default_id if columns.custom_id is None else cells[columns.custom_id]
-    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
+    if type(custom_id) is int:
         custom_id = str(custom_id)
     return row_from_body(custom_id, columns.body(cells), place, limits)
 

@@ -1,21 +1,21 @@
 """Where everything of a job lies in the store. No other module knows.
 
-    active/<pool>/<id>                       an index: jobs that have not ended
-    outbox/<id>                              jobs whose messages may not have been published
-    webhooks/<id>                            ended jobs whose webhook has not been told
-    jobs/<id>/job.json                       what was accepted; its creation is the acceptance
-    jobs/<id>/input/<upload>/<shard>         input lines, one object per shard
-    jobs/<id>/turns/<stripe>.<turn>.<delivery>
-    jobs/<id>/attempts/<shard>.<n>           what was running when a process died
-    jobs/<id>/partial/<shard>.<turn>.<delivery>.<n>   finished rows of a shard that was parked
-    jobs/<id>/shards/<shard>                 results: the commit of a shard
-    jobs/<id>/cancel                         somebody asked for it
-    jobs/<id>/pause.<n>                      odd: paused, even: resumed; the highest counts
-    jobs/<id>/outcome.json                   how it ended
-    jobs/<id>/webhook/<n>                    each delivery of the webhook that was tried
-    workers/<pool>/<worker>                  heartbeats
-    holds/<pool>                             an operator's hold
-    leader/<n>                               leases of the controller
+active/<pool>/<id>                       an index: jobs that have not ended
+outbox/<id>                              jobs whose messages may not have been published
+webhooks/<id>                            ended jobs whose webhook has not been told
+jobs/<id>/job.json                       what was accepted; its creation is the acceptance
+jobs/<id>/input/<upload>/<shard>         input lines, one object per shard
+jobs/<id>/turns/<stripe>.<turn>.<delivery>
+jobs/<id>/attempts/<shard>.<n>           what was running when a process died
+jobs/<id>/partial/<shard>.<turn>.<delivery>.<n>   finished rows of a shard that was parked
+jobs/<id>/shards/<shard>                 results: the commit of a shard
+jobs/<id>/cancel                         somebody asked for it
+jobs/<id>/pause.<n>                      odd: paused, even: resumed; the highest counts
+jobs/<id>/outcome.json                   how it ended
+jobs/<id>/webhook/<n>                    each delivery of the webhook that was tried
+workers/<pool>/<worker>                  heartbeats
+holds/<pool>                             an operator's hold
+leader/<n>                               leases of the controller
 """
 
 from __future__ import annotations

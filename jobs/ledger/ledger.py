@@ -19,6 +19,7 @@ from ...storage.store import Store
 from .. import identity
 from ..record import Counts, Ended, JobRecord, Outcome
 from . import layout, shards
+from .reading import read_as
 from .stripe import Stripe
 from .turns import Progress, Turn, TurnKey, latest
 
@@ -71,6 +72,7 @@ class Ledger:
         self.store.create(layout.active(record.pool, record.id), b"")
         self.store.create(layout.outbox(record.id), b"")
         if self.store.create(layout.record(record.id), record.encode()):
+            self._records.pop(record.id, None)  # of a job that had this id before, and was removed
             return record
         accepted = self.record(record.id)
         if accepted.pool != record.pool:
@@ -100,7 +102,7 @@ class Ledger:
             if not identity.is_id(job_id):
                 raise UnknownJob(f"{job_id!r} is no job id; `holdshort jobs` lists them.")
             try:
-                found = JobRecord.decode(self.store.read(layout.record(job_id)))
+                found = read_as(self.store, layout.record(job_id), JobRecord.decode)
             except ObjectNotFound:
                 raise UnknownJob(
                     f"The store {self.store.url} holds no job {job_id}; `holdshort jobs` lists them."
@@ -142,13 +144,13 @@ class Ledger:
         """What the canceller said; "" without."""
         try:
             return str(orjson.loads(self.store.read(layout.cancel(job_id)))["reason"])
-        except ObjectNotFound:
+        except (ObjectNotFound, ValueError, TypeError, KeyError):
             return ""
 
     def outcome(self, job_id: str) -> Outcome | None:
         """How the job ended; None while it has not."""
         try:
-            return Outcome.decode(self.store.read(layout.outcome(job_id)))
+            return read_as(self.store, layout.outcome(job_id), Outcome.decode)
         except ObjectNotFound:
             return None
 
@@ -162,14 +164,11 @@ class Ledger:
 
     def shard(self, job_id: str, shard: int) -> tuple[shards.Summary, list[bytes]]:
         """Summary and result lines of a committed shard. Raises ObjectNotFound, Corrupt."""
-        try:
-            return shards.decode(self.store.read(layout.shard(job_id, shard)))
-        except Corrupt as error:
-            raise Corrupt(f"{self.store.url}/{layout.shard(job_id, shard)}: {error}") from error
+        return read_as(self.store, layout.shard(job_id, shard), shards.decode)
 
     def summary(self, job_id: str, shard: int) -> shards.Summary:
         """Only the summary of a committed shard: one small read. Raises ObjectNotFound, Corrupt."""
-        return shards.summary(self.store.read(layout.shard(job_id, shard), first=shards.SUMMARY_BYTES))
+        return read_as(self.store, layout.shard(job_id, shard), shards.summary, first=shards.SUMMARY_BYTES)
 
     def turns(self, job_id: str) -> dict[int, Turn]:
         """The latest turn of each stripe that has one: one listing and one read per stripe."""
@@ -202,6 +201,7 @@ class Ledger:
         Args:
             redelivered: the broker says that the message was delivered before and not acknowledged.
             hint: progress that the message carries; saves looking through what earlier turns committed.
+                One that the ledger does not bear out is not used.
 
         Returns:
             The stripe to work on, or why there is nothing to do for this message.
@@ -209,7 +209,7 @@ class Ledger:
         if not 0 <= stripe < record.stripes:
             return NotTaken(f"job {record.id} has no stripe {stripe}")
         key = latest(self.store.list(layout.turns(record.id))).get(stripe)
-        progress, delivery = hint, 0
+        progress, delivery = Progress(), 0
         if key is not None:
             previous = self._turn(record.id, stripe, key)
             if previous.ended is not None:
@@ -220,9 +220,8 @@ class Ledger:
                 if not redelivered:
                     return NotTaken(f"turn {number} was taken by {previous.worker}")
                 delivery = key.delivery + 1
-            if previous.progress.position > progress.position:
-                progress = previous.progress
-        progress, done_ahead = self._caught_up(record, stripe, progress)
+            progress = previous.progress
+        progress, done_ahead = self._caught_up(record, stripe, progress, hint)
         turn = Turn(TurnKey(number, delivery), worker, self.clock(), progress, token=secrets.token_hex(8))
         if not self._create_turn(record.id, stripe, turn):
             return NotTaken(f"turn {number} was taken by somebody else at the same time")
@@ -240,7 +239,7 @@ class Ledger:
             if previous.ended is not None:
                 return False
             progress = previous.progress
-        progress, _ = self._caught_up(record, stripe, progress)
+        progress, _ = self._caught_up(record, stripe, progress, progress)
         left = stripe_rows(record, stripe) - progress.counts.total
         if left == 0:
             ended = "completed"
@@ -275,8 +274,7 @@ class Ledger:
                     f"job {record.id} accepted {record.rows} rows but accounts for {counts.total}; "
                     f"this is a defect of Holdshort or of the store, the job is left as it is"
                 )
-            kinds = {kind for kind in ended if kind is not None}
-            how = "cancelled" if "cancelled" in kinds else "expired" if "expired" in kinds else "completed"
+            how = "cancelled" if counts.cancelled else "expired" if counts.expired else "completed"
             found = Outcome(
                 state=how,
                 counts=counts,
@@ -338,17 +336,24 @@ class Ledger:
     # -- inside ------------------------------------------------------------------------------------------
 
     def _turn(self, job_id: str, stripe: int, key: TurnKey) -> Turn:
-        return Turn.decode(self.store.read(layout.turn(job_id, stripe, *key)))
+        return read_as(self.store, layout.turn(job_id, stripe, *key), Turn.decode)
 
     def _create_turn(self, job_id: str, stripe: int, turn: Turn) -> bool:
         path, data = layout.turn(job_id, stripe, *turn.key), turn.encode()
         # A create whose answer got lost and that was sent again finds its own object there.
         return self.store.create(path, data) or self.store.read(path) == data
 
-    def _caught_up(self, record: JobRecord, stripe: int, progress: Progress) -> tuple[Progress, frozenset[int]]:
+    def _caught_up(
+        self, record: JobRecord, stripe: int, progress: Progress, hint: Progress
+    ) -> tuple[Progress, frozenset[int]]:
         """Progress moved past the shards that are committed, and the committed ones beyond a gap."""
         wanted = record.stripe_shards(stripe)
         committed = {shard for shard in self.committed(record.id) if shard in wanted}
+        if progress.position < hint.position <= len(wanted):
+            claimed = wanted[: hint.position]
+            rows = sum(record.shard_size(shard) for shard in claimed)
+            if rows == hint.counts.total and committed.issuperset(claimed):
+                progress = hint
         position, counts = progress.position, progress.counts
         while position < len(wanted) and wanted[position] in committed:
             counts += self.summary(record.id, wanted[position]).counts

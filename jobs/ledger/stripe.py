@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 
 import orjson
 
-from ...storage.errors import ObjectNotFound
+from ...storage.errors import Corrupt, ObjectNotFound
 from ...storage.store import Store
 from ..record import Counts, Ended, JobRecord
 from . import layout, shards
+from .reading import read_as
 from .turns import Progress, Turn, TurnKey, latest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,7 @@ class Stripe:
     Committing goes through here, so progress and counts are always those of the ledger.
     """
 
-    def __init__(
-        self, store: Store, record: JobRecord, index: int, turn: Turn, done_ahead: frozenset[int]
-    ) -> None:
+    def __init__(self, store: Store, record: JobRecord, index: int, turn: Turn, done_ahead: frozenset[int]) -> None:
         self.record = record
         self.index = index
         self.turn = turn
@@ -59,6 +61,8 @@ class Stripe:
 
     def end(self, ended: Ended, *, at: float) -> bool:
         """Take the stripe's last turn; False if a later turn than ours has been taken meanwhile."""
+        if self.is_superseded():
+            return False
         rows = sum(self.record.shard_size(shard) for shard in self._shards)
         left = rows - self.progress.counts.total
         counts = {"cancelled": Counts(cancelled=left), "expired": Counts(expired=left)}.get(ended, Counts())
@@ -71,7 +75,7 @@ class Stripe:
             token=secrets.token_hex(8),
         )
         path, data = layout.turn(self.record.id, self.index, *final.key), final.encode()
-        return self._store.create(path, data) or self._store.read(path) == data
+        return self._store.create(path, data) or self._holds(path, data)
 
     def is_superseded(self) -> bool:
         """Whether a later turn than ours has been taken: then this one has to stop."""
@@ -84,15 +88,26 @@ class Stripe:
         """What was running in this shard each time a process died."""
         names = layout.of_shard(self._store.list(layout.attempts(self.record.id)), shard)
         folder = layout.attempts(self.record.id)
-        return [Attempt(*orjson.loads(self._store.read(f"{folder}/{name}"))) for name in names]
+        found: list[Attempt] = []
+        for name in names:
+            try:
+                first, end, _ = orjson.loads(self._store.read(f"{folder}/{name}"))
+            except (ObjectNotFound, ValueError, TypeError):
+                continue  # forgotten meanwhile; or cut off by a loss of power, which no row is to blame for
+            found.append(Attempt(first, end))
+        return found
 
     def note_attempt(self, shard: int, attempt: Attempt) -> None:
         """Note durably what is about to run; it stays noted unless `forget_attempt` takes it back."""
-        data = orjson.dumps([attempt.first, attempt.end])
+        # The token tells our own object, from a create whose answer got lost, from somebody else's.
+        data = orjson.dumps([attempt.first, attempt.end, secrets.token_hex(8)])
         number = len(layout.of_shard(self._store.list(layout.attempts(self.record.id)), shard)) + 1
-        while not self._store.create(layout.attempt(self.record.id, shard, number), data):
+        while True:
+            path = layout.attempt(self.record.id, shard, number)
+            if self._store.create(path, data) or self._holds(path, data):
+                self._noted = path
+                return
             number += 1
-        self._noted = layout.attempt(self.record.id, shard, number)
 
     def forget_attempt(self) -> None:
         """The attempt noted last went well."""
@@ -113,10 +128,13 @@ class Stripe:
         found: dict[int, bytes] = {}
         for name in layout.of_shard(self._store.list(folder), shard):
             try:
-                data = self._store.read(f"{folder}/{name}")
+                saved = read_as(self._store, f"{folder}/{name}", shards.decompress)
             except ObjectNotFound:
                 continue  # somebody else committed the shard meanwhile and tidied up
-            for coded in shards.decompress(data):
+            except Corrupt as error:
+                log.warning("%s; its rows are run again", error)
+                continue
+            for coded in saved:
                 place, _, line = coded.partition(b"\t")
                 found.setdefault(int(place), line)
         return found
@@ -137,5 +155,11 @@ class Stripe:
             self._advance(self._committed_counts(shard))
 
     def _committed_counts(self, shard: int) -> Counts:
-        data = self._store.read(layout.shard(self.record.id, shard), first=shards.SUMMARY_BYTES)
-        return shards.summary(data).counts
+        path = layout.shard(self.record.id, shard)
+        return read_as(self._store, path, shards.summary, first=shards.SUMMARY_BYTES).counts
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self._store.read(path) == data
+        except ObjectNotFound:
+            return False

@@ -12,11 +12,12 @@ may move a stripe elsewhere, raise its priority or end it, simply by taking or p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, cast
 
 import orjson
 
+from ...storage.errors import Corrupt
 from ..record import Counts, Ended
 from . import layout
 
@@ -37,7 +38,7 @@ class Progress:
     """
 
     position: int = 0
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,14 @@ class Turn:
 
     @classmethod
     def decode(cls, data: bytes) -> Turn:
-        found: dict[str, Any] = orjson.loads(data)
-        progress = found.pop("progress")
-        key = TurnKey(*found.pop("key"))
-        return cls(key=key, progress=Progress(progress["position"], Counts(**progress["counts"])), **found)
+        """The turn of these bytes. Raises Corrupt."""
+        try:
+            found: dict[str, Any] = orjson.loads(data)
+            progress = found.pop("progress")
+            key = TurnKey(*found.pop("key"))
+            return cls(key=key, progress=Progress(progress["position"], Counts(**progress["counts"])), **found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Corrupt(f"a turn can't be read: {error!r}") from error
 
 
 def latest(names: Iterable[str]) -> dict[int, TurnKey]:

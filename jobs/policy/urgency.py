@@ -1,7 +1,7 @@
 """How urgent a job is now. Pure: the same in production, in tests and in a simulator.
 
-Priorities go from 0 to 9, 9 the most urgent. A job begins at its class and is raised by waiting, so that nothing starves,
-and by a deadline that comes near. Only a near deadline, or the submitter, reaches the top: age stops below.
+Priorities go from 0 to 9, 9 the most urgent. A job begins at its class and is raised by waiting, so that nothing
+starves, and by a deadline that comes near. Only a near deadline, or the submitter, reaches the top: age stops below.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ SLACK_STEPS = ((0.05, 3), (0.2, 2), (0.5, 1))
 """Share of the time from acceptance to deadline that is left, below which the priority is raised by so much."""
 
 
-def urgency(
-    base: int, *, now: float, waiting_since: float, accepted_at: float, deadline_at: float | None
-) -> int:
+def urgency(base: int, *, now: float, waiting_since: float, accepted_at: float, deadline_at: float | None) -> int:
     """Priority of a stripe that waits, 0 to 9. Times in seconds on one clock.
 
     Args:

@@ -54,7 +54,9 @@ class FolderTrigger:
         if not self.folder.is_dir():
             raise SettingsError(f"The folder {self.folder}, which is to be watched, does not exist; make it first.")
         store = self._client.ledger.store.url
-        if store.startswith("file://") and self.folder.resolve().is_relative_to(Path(store.removeprefix("file://")).resolve()):
+        if store.startswith("file://") and self.folder.resolve().is_relative_to(
+            Path(store.removeprefix("file://")).resolve()
+        ):
             raise SettingsError(
                 f"The folder {self.folder} lies in the store {store}; results would become jobs. Watch another one."
             )
@@ -185,5 +187,3 @@ class FolderTrigger:
         finally:
             self._waiting.pop(path.name, None)
         return target
-
-

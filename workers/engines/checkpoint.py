@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from ...jobs.rows import Row, RowError
 from ...profiles import CHECKPOINT
@@ -68,8 +68,8 @@ class CheckpointCopy(BaseEngine):
         if size != body["size_bytes"]:
             return RowError(
                 "source_changed",
-                f"{body['source']} had {body['size_bytes']} bytes when the job was submitted and {size} when it was "
-                f"copied; submit the job again once the file is whole",
+                f"{body['source']} had {body['size_bytes']} bytes when the job was submitted and {size} when "
+                f"it was copied; submit the job again once the file is whole",
             )
         return size, crc32c
 
@@ -77,6 +77,7 @@ class CheckpointCopy(BaseEngine):
 def _read(source: str) -> Iterator[bytes]:
     import fsspec
 
-    with fsspec.open(source, "rb") as file:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        while part := file.read(CHECKPOINT.part_bytes):  # pyright: ignore
-            yield part  # pyright: ignore
+    opened = cast("Any", fsspec.open(source, "rb"))  # pyright: ignore[reportUnknownMemberType] - fsspec has no types
+    with opened as file:
+        while part := file.read(CHECKPOINT.part_bytes):
+            yield part

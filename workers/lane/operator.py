@@ -24,7 +24,12 @@ class OperatorLane:
     """
 
     def __init__(
-        self, store: Store, pool: str, *, interval_s: float = 0.25, on_change: Callable[[], None] | None = None
+        self,
+        store: Store,
+        pool: str,
+        *,
+        interval_s: float = 0.25,
+        on_change: Callable[[], None] | None = None,
     ) -> None:
         self._store = store
         self._pool = pool

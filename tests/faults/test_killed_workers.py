@@ -1,0 +1,66 @@
+"""Workers die at every point of a shard's life, on every broker; no row is lost or repeated."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+from holdshort.jobs import BatchInferenceJob, Client, Settings
+from holdshort.jobs.settings import PoolSettings
+from support.checks import assert_exactly_once, rows
+from support.holdshort import Processes
+from support.waiting import eventually
+
+SLOW = {"embed": PoolSettings(engine="function", options={"target": "support.functions:slow_echo"})}
+
+POINTS = {
+    "before it reads the shard": "taken",
+    "in a micro-batch": "micro_batch",
+    "before the commit": "before_commit",
+    "between commit and continuation": "after_commit",
+    "while it parks": "parking",
+    "between continuation and acknowledgement": "continued",
+}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    # A quantum this short makes every worker park and continue several times.
+    return settings.model_copy(update={"quantum_s": 0.3, "pools": SLOW})
+
+
+@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS.keys())
+def test_a_worker_killed_at_any_point_loses_and_repeats_no_row(
+    point: str, client: Client, processes: Processes
+) -> None:
+    job = client.submit(BatchInferenceJob(pool="embed", input=rows(120), shard_rows=30, max_parallelism=2))
+    doomed = processes.worker(kill_at=point, nth=2, ready=False)
+    assert doomed.wait(timeout=30) == -signal.SIGKILL
+    processes.worker()
+    assert_exactly_once(job, 120, job.wait(timeout=60))
+
+
+def test_twenty_random_kills_of_three_workers_lose_and_repeat_no_row(
+    client: Client, processes: Processes, request: pytest.FixtureRequest
+) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    choice = random.Random(seed)
+    # Attempts enough for a row that happens to be there at several of the kills.
+    job = client.submit(
+        BatchInferenceJob(pool="embed", input=rows(2000), shard_rows=40, max_parallelism=6, max_attempts=20)
+    )
+    workers = [processes.worker(ready=False) for _ in range(3)]
+    for worker in workers:
+        processes.wait_ready(worker)
+    done = 0
+    for kill in range(20):
+        # Kills are spread over the job by its progress, each at a random moment after that.
+        target = done + choice.randrange(1, 60)
+        eventually(lambda target=target: job.status().done >= target, timeout=60, what=f"kill {kill}")
+        victim = choice.randrange(3)
+        workers[victim].kill()
+        done = job.status().done
+        workers[victim] = processes.worker(ready=False)
+    assert_exactly_once(job, 2000, job.wait(timeout=120))

@@ -1,0 +1,45 @@
+"""Workers leave when told to, and what they had in hand goes on elsewhere."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from holdshort.jobs import BatchInferenceJob, Client, Settings
+from holdshort.jobs.settings import PoolSettings
+from support.checks import assert_exactly_once, rows
+from support.holdshort import Processes
+from support.waiting import eventually
+
+SLOW = {"embed": PoolSettings(engine="function", options={"target": "support.functions:slow_echo"})}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"quantum_s": 30.0, "pools": SLOW})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_worker_told_to_leave_parks_and_exits_with_0(
+    number: signal.Signals, client: Client, processes: Processes
+) -> None:
+    job = client.submit(BatchInferenceJob(pool="embed", input=rows(200), shard_rows=100, max_parallelism=1))
+    worker = processes.worker()
+    eventually(lambda: "taken" in worker.text() or processes.alive() == 1, timeout=20, what="it lives")
+    eventually(lambda: client.ledger.turns(job.id), timeout=20, what="it took a turn")
+    worker.send(number)
+    assert worker.wait(timeout=25) == 0
+    assert processes.alive() == 0
+    assert not job.status().has_ended
+    processes.worker()
+    assert_exactly_once(job, 200, job.wait(timeout=60))
+
+
+def test_a_second_sigint_ends_a_worker_at_once(client: Client, processes: Processes) -> None:
+    # One call of 20 s, which nothing can interrupt.
+    job = client.submit(BatchInferenceJob(pool="embed", input=rows(1), metadata={"sleep": "long"}))
+    worker = processes.worker()
+    eventually(lambda: client.ledger.turns(job.id) or job.status().has_ended, timeout=20, what="it took a turn")
+    worker.send(signal.SIGINT)
+    eventually(lambda: worker.status is not None or worker.send(signal.SIGINT) is not None, timeout=10, every=0.2)
+    assert worker.status in (0, 130)
