@@ -66,8 +66,8 @@ def _check_marker(store: Store, data: bytes) -> None:
 def _probe(store: Store) -> None:
     name = f"probe/{secrets.token_hex(8)}"
     try:
-        first, second = store.create(name, b"first"), store.create(name, b"second")
-        if not first or second or store.read(name) != b"first":
+        store.create(name, b"first")
+        if store.create(name, b"second") or store.read(name) != b"first":
             raise StoreRefused(
                 f"The store {store.url} lets an object be created twice, so no commit on it would be "
                 f"exactly-once. It may be an emulator, or a server too old for conditional writes "

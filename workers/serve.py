@@ -169,6 +169,7 @@ class _Worker:
         self._signals += 1
         if number == signal.SIGINT and self._signals > 1:
             os._exit(130)
+        log.info("worker %s leaves (%s)", self.worker_id, signal.Signals(number).name)
         # Celery's loop looks at this, stops consuming, and waits for the task in hand.
         state.should_stop = 0
         threading.Thread(target=self._leave_in_time, name="grace", daemon=True).start()

@@ -66,11 +66,12 @@ def empty(where: str) -> Problem:
 
 
 def _from_items(items: Iterable[str | Mapping[str, Any]], limits: Limits, found: Findings) -> Iterator[InputRow]:
-    if isinstance(items, bytes | bytearray | Mapping) or not hasattr(items, "__iter__"):
+    kind: type[object] = type(items)
+    if issubclass(kind, bytes | bytearray | Mapping) or not hasattr(items, "__iter__"):
         raise UnusableError(
             "the input",
             "bad_source",
-            f"is a {type(items).__name__}.",
+            f"is a Python {kind.__name__}.",
             "Give rows (a list or any iterable), a path, a glob or a URL.",
         )
     for number, item in enumerate(items, 1):

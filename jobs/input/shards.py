@@ -72,7 +72,7 @@ def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_
     size = index = 0
     with Identifiers() as seen:
         for row in _until_refused(rows, found):
-            for repeated in seen.add(row.custom_id, row.where):
+            if repeated := seen.add(row.custom_id, row.where):
                 found.add(_duplicate(repeated))
             if found:
                 continue
@@ -84,7 +84,7 @@ def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_
                 waiting = []
             waiting.append(line)
             size += len(line) + 1
-        for repeated in seen.finish():
+        for repeated in seen.finish(limits.problems + 1):
             found.add(_duplicate(repeated))
     found.raise_if_any()
     if not waiting:

@@ -1,12 +1,13 @@
 """How a shard's results lie in one object: a summary that a reader gets by its first bytes, then the lines.
 
-The summary is a skippable frame of the Zstandard format (RFC 8878, section 3.1.2), so `zstd -dc` and every
-other reader of .zst passes over it and sees plain JSON Lines.
+The summary is a skippable frame of the Zstandard format (RFC 8878, section 3.1.2) that holds a CRC-32 and
+JSON, so `zstd -dc` and every other reader of .zst passes over it and sees plain JSON Lines.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ from ...storage.errors import Corrupt
 from ..record import Counts
 
 _MAGIC = 0x184D2A50
-_HEADER = struct.Struct("<II")
+_HEADER = struct.Struct("<III")
+_CRC_BYTES = 4
 SUMMARY_BYTES = 2048
 """A first read of this many bytes always holds the summary."""
 
@@ -47,7 +49,7 @@ def encode(summary: Summary, lines: list[bytes]) -> bytes:
     if len(head) + _HEADER.size > SUMMARY_BYTES:
         raise ValueError(f"a summary of {len(head)} bytes is too long")
     body = compress(lines)
-    return _HEADER.pack(_MAGIC, len(head)) + head + body
+    return _HEADER.pack(_MAGIC, _CRC_BYTES + len(head), zlib.crc32(head)) + head + body
 
 
 def compress(lines: list[bytes]) -> bytes:
@@ -57,10 +59,14 @@ def compress(lines: list[bytes]) -> bytes:
 
 def decompress(data: bytes) -> list[bytes]:
     """Lines of one Zstandard frame. Raises Corrupt."""
+    # Not in one call: that would allocate whatever size a damaged frame claims to have.
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
     try:
-        text = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        text = decompressor.decompress(data)
     except zstandard.ZstdError as error:
         raise Corrupt(f"stored lines can't be decompressed: {error}") from error
+    if not decompressor.eof or decompressor.unused_data:
+        raise Corrupt("stored lines are cut off, or something follows them")
     return text.split(b"\n")[:-1]
 
 
@@ -80,11 +86,13 @@ def decode(data: bytes) -> tuple[Summary, list[bytes]]:
 
 def _split(data: bytes) -> tuple[Summary, int]:
     try:
-        magic, size = _HEADER.unpack_from(data)
-        if magic != _MAGIC or len(data) < _HEADER.size + size:
+        magic, size, crc = _HEADER.unpack_from(data)
+        end = _HEADER.size - _CRC_BYTES + size
+        text = data[_HEADER.size : end]
+        if magic != _MAGIC or len(data) < end or zlib.crc32(text) != crc:
             raise Corrupt("a shard's object does not begin with its summary")
-        head: dict[str, Any] = orjson.loads(data[_HEADER.size : _HEADER.size + size])
+        head: dict[str, Any] = orjson.loads(text)
         counts = Counts(**head.pop("counts"))
-        return Summary(counts=counts, **head), _HEADER.size + size
+        return Summary(counts=counts, **head), end
     except (struct.error, ValueError, TypeError, KeyError) as error:
         raise Corrupt(f"a shard's summary can't be read: {error}") from error

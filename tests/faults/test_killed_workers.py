@@ -14,13 +14,14 @@ from support.waiting import eventually
 
 SLOW = {"embed": PoolSettings(engine="function", options={"target": "support.functions:slow_echo"})}
 
+# Which time that the point is reached: where it can be, not the first, so that some work lies behind it.
 POINTS = {
-    "before it reads the shard": "taken",
-    "in a micro-batch": "micro_batch",
-    "before the commit": "before_commit",
-    "between commit and continuation": "after_commit",
-    "while it parks": "parking",
-    "between continuation and acknowledgement": "continued",
+    "before it reads the shard": ("taken", 2),
+    "in a micro-batch": ("micro_batch", 5),
+    "before the commit": ("before_commit", 1),
+    "between commit and continuation": ("after_commit", 1),
+    "while it parks": ("parking", 1),
+    "between continuation and acknowledgement": ("continued", 1),
 }
 
 
@@ -32,10 +33,11 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS.keys())
 def test_a_worker_killed_at_any_point_loses_and_repeats_no_row(
-    point: str, client: Client, processes: Processes
+    point: tuple[str, int], client: Client, processes: Processes
 ) -> None:
-    job = client.submit(BatchInferenceJob(pool="embed", input=rows(120), shard_rows=30, max_parallelism=2))
-    doomed = processes.worker(kill_at=point, nth=2, ready=False)
+    # A shard takes two quanta, so each is parked in the middle.
+    job = client.submit(BatchInferenceJob(pool="embed", input=rows(120), shard_rows=60, max_parallelism=2))
+    doomed = processes.worker(kill_at=point[0], nth=point[1], ready=False)
     assert doomed.wait(timeout=30) == -signal.SIGKILL
     processes.worker()
     assert_exactly_once(job, 120, job.wait(timeout=60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 from holdshort.jobs import BatchInferenceJob, Client, Settings
@@ -35,11 +36,25 @@ def test_a_worker_told_to_leave_parks_and_exits_with_0(
     assert_exactly_once(job, 200, job.wait(timeout=60))
 
 
-def test_a_second_sigint_ends_a_worker_at_once(client: Client, processes: Processes) -> None:
-    # One call of 20 s, which nothing can interrupt.
-    job = client.submit(BatchInferenceJob(pool="embed", input=rows(1), metadata={"sleep": "long"}))
-    worker = processes.worker()
-    eventually(lambda: client.ledger.turns(job.id) or job.status().has_ended, timeout=20, what="it took a turn")
-    worker.send(signal.SIGINT)
-    eventually(lambda: worker.status is not None or worker.send(signal.SIGINT) is not None, timeout=10, every=0.2)
-    assert worker.status in (0, 130)
+def test_a_second_sigint_ends_a_worker_at_once_and_its_row_runs_elsewhere(
+    settings: Settings, tmp_path: Path
+) -> None:
+    pools = {"embed": PoolSettings(engine="function", options={"target": "support.functions:until_released"})}
+    settings = settings.model_copy(update={"pools": pools})
+    processes = Processes(tmp_path, settings)
+    try:
+        with Client(settings=settings) as client:
+            job = client.submit(BatchInferenceJob(pool="embed", input=rows(1)))
+            worker = processes.worker()
+            eventually((tmp_path / "ran.log").exists, timeout=20, what="the function is called")
+            worker.send(signal.SIGINT)
+            eventually(lambda: "leaves" in worker.text(), timeout=10, what="the first signal was seen")
+            assert worker.status is None
+            worker.send(signal.SIGINT)
+            assert worker.wait(timeout=5) == 130
+            (tmp_path / "released").touch()
+            processes.worker()
+            assert_exactly_once(job, 1, job.wait(timeout=30))
+    finally:
+        processes.end()
+        print(processes.logs())

@@ -66,6 +66,8 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)

@@ -1,0 +1,107 @@
+"""What benchmarks share: statistics, the machine's description, table, JSON and chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which this share of the values lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
+    return {"median": median(values), "min": min(values), "max": max(values), "runs": len(values)}
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran, and with what."""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    packages = ("holdshort", "celery", "kombu", "onnxruntime", "orjson", "redis")
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_1m": os.getloadavg()[0],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table."""
+    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    sys.stdout.write(f"\n{title}\n")
+    for number, row in enumerate(cells):
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+        if number == 0:
+            sys.stdout.write("  ".join("-" * width for width in widths) + "\n")
+    sys.stdout.flush()
+
+
+def write(name: str, found: Mapping[str, Any]) -> Path:
+    """Write the JSON; returns where it is."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **found}, indent=2) + "\n")
+    sys.stdout.write(f"\nwritten: {path}\n")
+    return path
+
+
+def bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *, unit: str, log: bool = False) -> None:
+    """Draw groups of bars (group → label → value) as PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(groups), figsize=(1.2 + 3.6 * len(groups), 4.2), squeeze=False)
+    for place, (group, values) in enumerate(groups.items()):
+        axis = axes[0][place]
+        drawn = axis.bar(list(values), list(values.values()), color="#3b6ea5")
+        axis.bar_label(drawn, fmt="%.3g", fontsize=8, padding=2)
+        axis.set_title(group, fontsize=10)
+        axis.tick_params(axis="x", rotation=35, labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        if log:
+            axis.set_yscale("log")
+    axes[0][0].set_ylabel(unit)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    path = RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    sys.stdout.write(f"written: {path}\n")
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
