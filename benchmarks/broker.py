@@ -27,9 +27,9 @@ import reporting
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from kombu import Connection, Exchange, Queue
-from support.brokers import RabbitServer, RedisServer
 
 from holdshort.jobs.broker import embedded
+from support.brokers import RabbitServer, RedisServer
 
 BODY = "x" * 200
 LEASE_S = 5.0

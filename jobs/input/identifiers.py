@@ -81,7 +81,7 @@ class Identifiers:
         self._first += len(self._recent)
         self._recent = {}
         try:
-            file = self._file = self._file or tempfile.TemporaryFile(prefix="holdshort-")
+            file = self._file = self._file or tempfile.TemporaryFile(prefix="holdshort-")  # noqa: SIM115
             for part, items in enumerate(parts):
                 data = "".join(items).encode("utf-8", "surrogatepass")
                 self._pieces[part].append((file.tell(), len(data)))

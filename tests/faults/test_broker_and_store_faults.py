@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.controller import Controller
 from holdshort.jobs.settings import PoolSettings

@@ -6,6 +6,7 @@ import random
 import signal
 
 import pytest
+
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.settings import PoolSettings
 from support.checks import assert_exactly_once, rows

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.settings import PoolSettings
 from support.checks import assert_exactly_once, rows
@@ -36,9 +37,7 @@ def test_a_worker_told_to_leave_parks_and_exits_with_0(
     assert_exactly_once(job, 200, job.wait(timeout=60))
 
 
-def test_a_second_sigint_ends_a_worker_at_once_and_its_row_runs_elsewhere(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_second_sigint_ends_a_worker_at_once_and_its_row_runs_elsewhere(settings: Settings, tmp_path: Path) -> None:
     pools = {"embed": PoolSettings(engine="function", options={"target": "support.functions:until_released"})}
     settings = settings.model_copy(update={"pools": pools})
     processes = Processes(tmp_path, settings)

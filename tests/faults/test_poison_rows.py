@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.settings import PoolSettings
 from support.brokers import Broker

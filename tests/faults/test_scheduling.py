@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.broker.broker import Broker as Publisher
 from holdshort.jobs.broker.broker import connection, queue_name

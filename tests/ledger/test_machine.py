@@ -6,11 +6,11 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.jobs import accept, custom_id, make_record, result_line, shard_result
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from holdshort.jobs.broker.message import Message
 from holdshort.jobs.ledger import Ledger, NotTaken, Progress, Stripe, layout
@@ -18,8 +18,12 @@ from holdshort.jobs.record import Counts, JobRecord, Outcome
 from holdshort.jobs.results import ResultRow, result_shards
 from holdshort.jobs.status import StatusReader
 from holdshort.storage.local import LocalStore
+from support.jobs import accept, custom_id, make_record, result_line, shard_result
 
-PICK = st.integers(0, 2**16)
+_T = TypeVar("_T")
+
+PICK = st.integers(0, 999)
+SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=7)
 
 
 class Watched:
@@ -113,50 +117,57 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- what happens ------------------------------------------------------------------------------------
 
+    @initialize(sizes=SIZES, stripes=st.integers(1, 3))
+    def begin(self, sizes: list[int], stripes: int) -> None:
+        self.submit(sizes, stripes, published=True)
+
     @precondition(lambda self: len(self.jobs) < 3)
-    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=7), stripes=st.integers(1, 3), published=st.booleans())
+    @rule(sizes=SIZES, stripes=st.integers(1, 3), published=st.booleans())
     def submit(self, sizes: list[int], stripes: int, published: bool) -> None:
-        record = make_record(sizes, stripes=stripes)
+        record = make_record(sizes, stripes=stripes, job_id=f"{len(self.jobs):026d}")
         assert accept(self.ledger, record) == record
         self.jobs.append(Job(record))
         if published:
             self._publish_open(record)
 
-    @precondition(lambda self: self.queue)
-    @rule(pick=PICK)
-    def deliver(self, pick: int) -> None:
-        self._deliver(self.queue[pick % len(self.queue)])
-
-    @precondition(lambda self: len(self.queue) > 1)
-    @rule(pick=PICK, other=PICK)
-    def deliver_two_at_once(self, pick: int, other: int) -> None:
-        """Another delivery happens between a worker's look at the turns and its taking one."""
-        first, second = self.queue[pick % len(self.queue)], self.queue[other % len(self.queue)]
-        assume(first is not second)
-        self.store.before_turn = lambda: self._deliver(second)
-        self._deliver(first)
-        self.store.before_turn = None
-
-    @precondition(lambda self: self.queue and self.jobs)
-    @rule(pick=PICK)
-    def deliver_while_a_controller_ends_the_stripe(self, pick: int) -> None:
-        queued = self.queue[pick % len(self.queue)]
+    @rule(pick=PICK, other=PICK, meanwhile=st.sampled_from(["nothing", "nothing", "delivery", "ending"]))
+    def deliver(self, pick: int, other: int, meanwhile: str) -> None:
+        """A message comes to a worker; something may happen between its look at the turns and its taking one."""
+        if not self.queue:
+            self._publish_open(self._any(self.jobs, other).record)
+        if not self.queue:
+            return
+        queued = self._any(self.queue, pick)
         record, stripe = self._job(queued).record, queued.message.stripe
-        self.store.before_turn = lambda: self._end_stripe_and_settle(record, stripe)
-        self._deliver(queued)
+        self.queue.remove(queued)
+        if meanwhile == "delivery" and self.queue:
+            second = self._any(self.queue, other)
+            self.queue.remove(second)
+            self.store.before_turn = lambda: self._deliver(second)
+            self._deliver(queued)
+            if self.store.before_turn:
+                self._deliver(second)
+        elif meanwhile == "ending":
+            self.store.before_turn = lambda: self._end_stripe_and_settle(record, stripe)
+            self._deliver(queued)
+        else:
+            self._deliver(queued)
         self.store.before_turn = None
 
     @precondition(lambda self: self.workers)
-    @rule(pick=PICK, looks=st.booleans(), partly=st.integers(0, 4))
-    def step(self, pick: int, looks: bool, partly: int) -> None:
-        """A worker commits its next shard; whether it looked before if somebody else took over is open."""
-        self._step(self.workers[pick % len(self.workers)], looks=looks, partly=partly)
+    @rule(pick=PICK, looks=st.booleans(), partly=st.integers(0, 4), shards=st.integers(1, 8))
+    def work(self, pick: int, looks: bool, partly: int, shards: int) -> None:
+        """A worker commits its next shards; whether it looks before if somebody else took over is open."""
+        worker = self._any(self.workers, pick)
+        for _ in range(shards):
+            if worker in self.workers:
+                self._step(worker, looks=looks, partly=partly)
 
     @precondition(lambda self: self.workers)
     @rule(pick=PICK, hinted=st.booleans(), dies=st.booleans(), rows=st.integers(0, 4))
     def park(self, pick: int, hinted: bool, dies: bool, rows: int) -> None:
         """A worker publishes its continuation; it may die before it acknowledges."""
-        worker = self.workers[pick % len(self.workers)]
+        worker = self._any(self.workers, pick)
         stripe, record = worker.stripe, worker.stripe.record
         shard = stripe.next_shard
         if shard is not None:
@@ -164,89 +175,60 @@ class LedgerMachine(RuleBasedStateMachine):
             saved = {place: result_line(record, first + place) for place in range(min(rows, size))}
             stripe.save_partial(shard, saved)
             kept = stripe.partial(shard)
-            assert kept.items() >= saved.items()
+            if not self.ledger.control(record.id).ended:  # else it may have been swept away
+                assert kept.items() >= saved.items()
             assert all(line == result_line(record, first + place) for place, line in kept.items())
         hint = stripe.progress if hinted else Progress()
         self._publish(record, stripe.index, stripe.turn.key.number + 1, hint)
         self._leave(worker, acknowledges=not dies)
 
-    @precondition(lambda self: self.workers)
-    @rule(pick=PICK)
-    def crash(self, pick: int) -> None:
-        self._leave(self.workers[pick % len(self.workers)], acknowledges=False)
+    @rule(pick=PICK, what=st.sampled_from(["crash", "crash", "copy", "deliver again", "lose all", "lose answer"]))
+    def fail(self, pick: int, what: str) -> None:
+        if what == "crash" and self.workers:
+            self._leave(self._any(self.workers, pick), acknowledges=False)
+        elif what == "copy" and self.queue:
+            self.queue.append(Queued(self._any(self.queue, pick).message))
+        elif what == "deliver again" and self.workers:
+            # The time for acknowledging has passed, say, while the worker still runs.
+            queued = self._any(self.workers, pick).queued
+            if not queued.is_lost:
+                self.queue.append(Queued(queued.message, redelivered=True))
+        elif what == "lose all":
+            self.queue.clear()
+            for worker in self.workers:
+                worker.queued.is_lost = True
+        elif what == "lose answer":
+            self.store.lose_answer = True
 
-    @precondition(lambda self: self.queue)
-    @rule(pick=PICK)
-    def duplicate(self, pick: int) -> None:
-        self.queue.append(Queued(self.queue[pick % len(self.queue)].message))
+    @rule(pick=PICK, stripe=PICK, what=st.sampled_from(["cancel", "expire", "settle", "sweep", "recover"]))
+    def steer(self, pick: int, stripe: int, what: str) -> None:
+        record = self._any(self.jobs, pick).record
+        if what == "cancel":
+            self.ledger.cancel(record.id, "a reason")
+            begun = self.ledger.turns(record.id)
+            for index in range(record.stripes):
+                if index not in begun:
+                    self.ledger.end_stripe(record, index, "cancelled", by="client")
+        elif what == "expire":
+            self.ledger.end_stripe(record, stripe % record.stripes, "expired", by="controller")
+        elif what == "settle":
+            self.ledger.settle(record)
+        elif what == "sweep" and self.ledger.outcome(record.id) is not None:
+            self.ledger.sweep(record)
+        elif what == "recover":
+            self._publish_open(record)
 
-    @precondition(lambda self: self.queue)
-    @rule(pick=PICK)
-    def a_broker_delivers_again_without_a_reason(self, pick: int) -> None:
-        """Its acknowledgement deadline passed, say, while the worker still runs."""
-        if self.workers:
-            worker = self.workers[pick % len(self.workers)]
-            if not worker.queued.is_lost:
-                self.queue.append(Queued(worker.queued.message, redelivered=True))
-
-    @rule()
-    def the_broker_loses_everything(self) -> None:
-        self.queue.clear()
-        for worker in self.workers:
-            worker.queued.is_lost = True
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def recover(self, pick: int) -> None:
-        self._publish_open(self.jobs[pick % len(self.jobs)].record)
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK, ahead=st.integers(0, 2))
-    def promote(self, pick: int, ahead: int) -> None:
-        record = self.jobs[pick % len(self.jobs)].record
+    @rule(pick=PICK, ahead=st.integers(0, 2), shards=st.integers(-1, 9), wrongly=st.booleans())
+    def promote(self, pick: int, ahead: int, shards: int, wrongly: bool) -> None:
+        """Messages are published again, perhaps with a hint that is not true."""
+        record = self._any(self.jobs, pick).record
         for stripe, number in self.ledger.next_turns(record).items():
-            self._publish(record, stripe, number + ahead)
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK, position=st.integers(-1, 9), ok=st.integers(0, 9))
-    def a_message_carries_a_wrong_hint(self, pick: int, position: int, ok: int) -> None:
-        record = self.jobs[pick % len(self.jobs)].record
-        for stripe, number in self.ledger.next_turns(record).items():
-            # What nobody has counted: some rows as ok, the rest as cancelled.
-            rows = sum(record.shard_size(shard) for shard in record.stripe_shards(stripe)[: max(0, position)])
-            self._publish(record, stripe, number, Progress(position, Counts(ok=ok, cancelled=rows + 1)))
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def cancel(self, pick: int) -> None:
-        record = self.jobs[pick % len(self.jobs)].record
-        self.ledger.cancel(record.id, "a reason")
-        begun = self.ledger.turns(record.id)
-        for stripe in range(record.stripes):
-            if stripe not in begun:
-                self.ledger.end_stripe(record, stripe, "cancelled", by="client")
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK, stripe=PICK)
-    def expire(self, pick: int, stripe: int) -> None:
-        record = self.jobs[pick % len(self.jobs)].record
-        self.ledger.end_stripe(record, stripe % record.stripes, "expired", by="controller")
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def settle(self, pick: int) -> None:
-        self.ledger.settle(self.jobs[pick % len(self.jobs)].record)
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def sweep(self, pick: int) -> None:
-        job = self.jobs[pick % len(self.jobs)]
-        if self.ledger.outcome(job.record.id) is not None:
-            self.ledger.sweep(job.record)
-
-    @rule()
-    def the_next_answer_of_the_store_is_lost(self) -> None:
-        self.store.lose_answer = True
+            hint = Progress()
+            if wrongly:
+                claimed = record.stripe_shards(stripe)[: max(0, shards)]
+                rows = sum(record.shard_size(shard) for shard in claimed)
+                hint = Progress(shards, Counts(ok=rows + 1))
+            self._publish(record, stripe, number + ahead, hint)
 
     # -- what is always true -----------------------------------------------------------------------------
 
@@ -291,6 +273,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- how workers and brokers do it -------------------------------------------------------------------
 
+    @staticmethod
+    def _any(items: list[_T], pick: int) -> _T:
+        return items[pick % len(items)]
+
     def _job(self, queued: Queued) -> Job:
         return next(job for job in self.jobs if job.record.id == queued.message.job)
 
@@ -306,9 +292,6 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.published(record.id)
 
     def _deliver(self, queued: Queued) -> None:
-        if queued not in self.queue:
-            return
-        self.queue.remove(queued)
         message, record = queued.message, self._job(queued).record
         if self.ledger.control(record.id).ended:
             return
@@ -365,11 +348,11 @@ class LedgerMachine(RuleBasedStateMachine):
         for worker in list(self.workers):
             self._leave(worker, acknowledges=False)
         for _ in range(3):
-            while self.queue or self.workers:
+            for _ in range(2000):
                 if self.workers:
                     self._step(self.workers[0], looks=True, partly=1)
-                else:
-                    self._deliver(self.queue[0])
+                elif self.queue:
+                    self._deliver(self.queue.pop(0))
             for job_id in list(self.ledger.active()):
                 self._publish_open(self.ledger.record(job_id))
 
@@ -390,7 +373,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

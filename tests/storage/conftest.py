@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from holdshort.storage.store import Store
 from support.places import Place
 

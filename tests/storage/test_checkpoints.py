@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdshort.storage.checkpoints import (
     CopiedFile,
     Manifest,
@@ -21,8 +24,6 @@ from holdshort.storage.checkpoints import (
 from holdshort.storage.errors import Corrupt, ObjectNotFound
 from holdshort.storage.opening import open_store
 from holdshort.storage.store import Store, check_path
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture

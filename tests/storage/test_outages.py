@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from holdshort.storage.errors import ObjectNotFound, StoreUnavailable
 from holdshort.storage.local import LocalStore
 from holdshort.storage.opening import open_store

@@ -16,11 +16,12 @@ import orjson
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as file_systems
+from hypothesis import given
+from hypothesis import strategies as st
+
 from holdshort.storage.errors import ObjectNotFound, StoreRefused, StoreUnavailable
 from holdshort.storage.opening import open_store
 from holdshort.storage.store import Store, check_path
-from hypothesis import given
-from hypothesis import strategies as st
 from support.places import Place
 from support.servers import SeaweedServer
 

@@ -14,7 +14,6 @@ from typing import Any
 from holdshort.jobs.presence import alive
 from holdshort.jobs.settings import PoolSettings, Settings
 from holdshort.storage.opening import open_store
-
 from support.waiting import eventually
 
 TESTS = Path(__file__).parent.parent

@@ -65,7 +65,9 @@ def not_run_line(record: JobRecord, row: int, how: str) -> bytes:
     return error_line(record.id, row, custom_id(row), RowError(f"batch_{how}", "too late"))
 
 
-def shard_result(record: JobRecord, shard: int, *, ran: int | None = None, how: str = "") -> tuple[Summary, list[bytes]]:
+def shard_result(
+    record: JobRecord, shard: int, *, ran: int | None = None, how: str = ""
+) -> tuple[Summary, list[bytes]]:
     """Summary and lines of a shard of which `ran` rows (all by default) ran, and the others ended as `how`."""
     first, size = record.first_row(shard), record.shard_size(shard)
     ran = size if ran is None else ran

@@ -6,8 +6,9 @@ import asyncio
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set as AbstractSet
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, cast
 
 import orjson
 
@@ -120,7 +121,7 @@ class FunctionEngine(BaseEngine):
             except Exception as error:
                 raise EngineError(f"The class {self._target} can't be made: {type(error).__name__}: {error}") from error
         if not callable(found):
-            raise EngineError(f"target = {self._target!r} is a {type(found).__name__}, which can't be called.")
+            raise EngineError(f"target = {self._target!r} is of type {type(found).__name__}, which can't be called.")
         for code in (found, getattr(found, "__call__", None)):  # noqa: B004 - the method itself is looked at
             if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
                 raise EngineError(
@@ -158,7 +159,7 @@ class FunctionEngine(BaseEngine):
             return item
         if isinstance(item, BaseException):
             return row_error(item)
-        body: dict[str, Any] = item if isinstance(item, dict) else {"output": item}
+        body = cast("dict[str, Any]", item) if isinstance(item, dict) else {"output": item}
         try:
             orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         except TypeError as error:

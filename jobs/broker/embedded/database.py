@@ -340,7 +340,9 @@ class Database:
 
     def consume(self, session: int, queue: str, tag: str) -> None:
         """Note a consumer, so that it is rung. The queue is made if it is not there."""
-        note = "INSERT OR IGNORE INTO consumer (queue, session, tag) SELECT id, ?, ? FROM queue WHERE name = ? RETURNING 1"
+        note = (
+            "INSERT OR IGNORE INTO consumer (queue, session, tag) SELECT id, ?, ? FROM queue WHERE name = ? RETURNING 1"
+        )
         with self.file.transaction():
             if not self.file.run(note, (session, tag, queue)):
                 self._create_plain_queue(queue)
@@ -357,9 +359,7 @@ class Database:
         rows: list[Row] = []
         with self.file.transaction():
             for session in sessions:
-                rows += self.file.run(
-                    f"UPDATE message SET owner = NULL WHERE owner = ? RETURNING {_BELLS}", (session,)
-                )
+                rows += self.file.run(f"UPDATE message SET owner = NULL WHERE owner = ? RETURNING {_BELLS}", (session,))
                 queues = self.file.run("DELETE FROM consumer WHERE session = ? RETURNING queue", (session,))
                 self.file.run("DELETE FROM session WHERE id = ?", (session,))
                 for (queue,) in self.file.run("SELECT id FROM queue WHERE owner = ?", (session,)):

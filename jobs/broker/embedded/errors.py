@@ -1,10 +1,10 @@
 """What can go wrong.
 
-    EmbeddedBrokerError
-    ├── BrokerFileError    the file can't be used as it is
-    ├── BrokerBusyError    other processes held the write lock for too long
-    ├── DiskFullError      nothing can be written until there is space
-    └── SessionLostError   others took this consumer for dead
+EmbeddedBrokerError
+├── BrokerFileError    the file can't be used as it is
+├── BrokerBusyError    other processes held the write lock for too long
+├── DiskFullError      nothing can be written until there is space
+└── SessionLostError   others took this consumer for dead
 """
 
 from __future__ import annotations

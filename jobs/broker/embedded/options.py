@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from .errors import BrokerFileError
 
@@ -36,16 +38,20 @@ class Options:
             if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
                 raise ValueError(f"The transport option {name} is {value!r}; it must be a number of seconds above 0.")
         if chosen.durability not in _DURABILITIES:
-            raise ValueError(f"The transport option durability is {chosen.durability!r}; it must be one of {_DURABILITIES}.")
+            raise ValueError(
+                f"The transport option durability is {chosen.durability!r}; it must be one of {_DURABILITIES}."
+            )
         return chosen
 
 
-def path_of(hostname: str | None, virtual_host: str | None) -> str:
-    """The database's path in a URL that kombu took apart. Raises BrokerFileError."""
-    path = (virtual_host or "").strip("/")
-    if hostname not in (None, "", "localhost") or not path:
+def path_of(url: str) -> str:
+    """The database's path in a URL of ours. Raises BrokerFileError."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    # kombu shows a missing host as localhost, and somebody may copy that.
+    if parts.netloc not in ("", "localhost") or not path.strip("/"):
         raise BrokerFileError(
-            f"embedded://{hostname or ''}/{path} names no file of this host. "
+            f"{url!r} names no file of this host. "
             f"Write three slashes and an absolute path: embedded:///var/lib/app/broker.db"
         )
-    return f"/{path}"
+    return os.path.normpath(path)

@@ -73,11 +73,19 @@ class SqliteFile:
     def run(self, sql: str, args: Args = ()) -> list[Row]:
         """Run one statement and return its rows."""
         with self._lock:
+            try:
+                return self._open().execute(sql, args).fetchall()
+            except sqlite3.Error as error:
+                self._check_busy(error)
             return self._patiently(lambda: self._open().execute(sql, args).fetchall())
 
     def change(self, sql: str, args: Args = ()) -> int:
         """Run one statement and return how many rows it changed."""
         with self._lock:
+            try:
+                return self._open().execute(sql, args).rowcount
+            except sqlite3.Error as error:
+                self._check_busy(error)
             return self._patiently(lambda: self._open().execute(sql, args).rowcount)
 
     @contextmanager
@@ -120,8 +128,7 @@ class SqliteFile:
             try:
                 return act()
             except sqlite3.Error as error:
-                if not _is_busy(error):
-                    raise self._translated(error) from error
+                self._check_busy(error)
                 now = time.monotonic()
                 deadline = deadline or now + self._busy_timeout_s
                 if now >= deadline:
@@ -132,6 +139,11 @@ class SqliteFile:
                     ) from error
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads waiting writers, no secret
             pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _check_busy(self, error: sqlite3.Error) -> None:
+        """Raise in our words what waiting cannot cure."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise self._translated(error) from error
 
     def _open(self) -> sqlite3.Connection:
         connection = self._connection
@@ -283,7 +295,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

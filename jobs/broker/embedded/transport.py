@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Any, cast
+from urllib.parse import quote
 
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
@@ -72,7 +72,9 @@ class QoS(virtual.QoS):
                 self.ack(tag)
         held = self.held.pop(delivery_tag, None)
         if held is None:
-            log.info("%s was given back when its channel closed, or is settled; it cannot be acknowledged", delivery_tag)
+            log.info(
+                "%s was given back when its channel closed, or is settled; it cannot be acknowledged", delivery_tag
+            )
             return
         session, delivery = held
         session.ack(delivery)
@@ -347,6 +349,7 @@ class Transport(virtual.Transport):
     """One connection: a database handle for publishing, and a session once it consumes."""
 
     Channel = Channel
+    can_parse_url = True
     channels: list[Channel]
     connection_errors = (*virtual.Transport.connection_errors, EmbeddedBrokerError)
     driver_type = "embedded"
@@ -357,7 +360,9 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.path = path_of(client.hostname, client.virtual_host)
+        # Kombu takes the URL apart only where it switches to another one of a list.
+        name = cast("str", client.hostname or "")
+        self.path = path_of(name if "://" in name else f"//{name}/{quote(client.virtual_host)}")
         self.options = Options.read(client.transport_options or {})
         self.database = Database.at(
             self.path,
@@ -386,6 +391,9 @@ class Transport(virtual.Transport):
             session.close()
         self._ringer.close()
         self.database.file.close()
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        return uri
 
     def driver_version(self) -> str:
         return sqlite3.sqlite_version
@@ -465,10 +473,10 @@ class Transport(virtual.Transport):
                     if deadline is not None:
                         left = deadline - time.monotonic()
                         if left <= 0:
-                            raise socket.timeout
+                            raise TimeoutError
                         pause = min(pause, left)
                     if session.wait(pause):
-                        raise socket.timeout
+                        raise TimeoutError
         finally:
             session.end_waiting()
 

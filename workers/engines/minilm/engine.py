@@ -44,7 +44,8 @@ class MiniLM(BaseEngine):
     """Embeddings of 384 numbers; the int8 weights are stored so, and computed with as float32.
 
     A unit is one window of at most 256 tokens, and costs its tokens. The result of a text does not depend on
-    what else is in its micro-batch, because windows are run one by one.
+    what else is in its micro-batch, because windows are run one by one. `interrupt` stops a window in the middle,
+    within milliseconds.
 
     Args:
         threads: threads that one window is computed by; by default one per processor that the process may use.
@@ -78,6 +79,8 @@ class MiniLM(BaseEngine):
             from .tokens import WordPieces
         except ModuleNotFoundError as error:
             raise MissingExtra("The engine minilm", extra="minilm", module=error.name or "onnxruntime") from error
+        except ImportError as error:
+            raise EngineError(f"The engine minilm can't import its runtime: {error}") from error
         self._runtime = RUNTIME
         self._word_pieces = WordPieces(files.tokenizer())
         self.resume()
@@ -124,14 +127,15 @@ class MiniLM(BaseEngine):
         request = parse(row.url, row.body)
         if isinstance(request, RowError):
             return request
+        embedded: list[_Embedded] = list(outputs)
         windows: list[list[_Embedded]] = [[] for _ in request.texts]
-        for output in outputs:
-            windows[output.text].append(output)
+        for window in embedded:
+            windows[window.text].append(window)
         vectors = [
             found[0].vector if len(found) == 1 else combine((window.tokens, window.vector) for window in found)
             for found in windows
         ]
-        tokens = sum(output.tokens for output in outputs)
+        tokens = sum(window.tokens for window in embedded)
         return {
             "object": "list",
             "data": [
