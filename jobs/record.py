@@ -93,6 +93,7 @@ class JobRecord:
         accepted_at, deadline_at: seconds since the epoch.
         stripes: how many messages advance it.
         upload: the folder below `input/` that belongs to it.
+        inline: a small input itself, packed and in base64; then there is no such folder.
         digest: of the input and of all that shapes the results; tells the same job from another one.
         spec: as submitted, without the input.
     """
@@ -108,6 +109,7 @@ class JobRecord:
     upload: str
     digest: str
     spec: dict[str, Any]
+    inline: str = ""
     layout: int = 1
     _row_starts: list[int] = field(default_factory=list[int], compare=False, repr=False)
 
@@ -158,8 +160,7 @@ class JobRecord:
         return self._row_starts
 
     def encode(self) -> bytes:
-        data = asdict(self)
-        del data["_row_starts"]
+        data = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
         data["sizes"] = self.sizes.runs
         return orjson.dumps(data, option=orjson.OPT_INDENT_2)
 

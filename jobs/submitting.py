@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 
-from ..storage.errors import BrokerUnavailable, IdempotencyConflict, RefusedJob
+from ..storage.errors import BrokerUnavailable, IdempotencyConflict, RefusedJob, StoreError
 from ..storage.local import LocalStore
 from ..storage.store import Store
 from .broker.broker import Broker
 from .broker.message import Message
 from .identity import id_from_key, new_id
-from .input import ContentDigest, InputRow, pack, read_rows
+from .input import ContentDigest, InputRow, PackedShard, pack, read_rows
 from .ledger import Ledger
 from .policy.urgency import priority_now
 from .record import JobRecord, ShardSizes
@@ -24,6 +28,9 @@ from .settings import Settings
 from .spec import BatchInferenceJob, CheckpointJob
 
 log = logging.getLogger(__name__)
+
+INLINE_BYTES = 4096
+"""An input of one shard no larger than this (compressed) lies in the job's record: an object less to write and read."""
 
 
 def submit(ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferenceJob | CheckpointJob) -> JobRecord:
@@ -36,52 +43,79 @@ def submit(ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferen
     """
     settings.pool(job.pool)
     record = accept(ledger, job, _rows(ledger.store, settings, job))
-    publish_open(ledger, broker, record)
+    # Without a key the id is new, so nobody can have accepted it before.
+    publish_open(ledger, broker, record, fresh=job.idempotency_key is None)
     return record
 
 
 def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterable[InputRow]) -> JobRecord:
     """Store the rows and make the job exist, without publishing."""
-    upload = new_id()
     job_id = id_from_key(job.idempotency_key, tenant=job.tenant) if job.idempotency_key else new_id()
     digest = ContentDigest()
-    sizes: list[int] = []
-    try:
-        for shard in pack(_digested(rows, digest), shard_rows=job.shard_rows):
-            ledger.put_input(job_id, upload, shard.index, shard.data)
-            sizes.append(shard.rows)
-        now = ledger.clock()
-        record = JobRecord(
-            id=job_id,
-            kind=job.kind,
-            pool=job.pool,
-            priority=job.base_priority,
-            accepted_at=now,
-            deadline_at=job.deadline_at(now),
-            sizes=ShardSizes.of(sizes),
-            stripes=min(job.max_parallelism, len(sizes)),
-            upload=upload,
-            digest=_job_digest(job, digest),
-            spec=job.model_dump(mode="json"),
+    shards = pack(_digested(rows, digest), shard_rows=job.shard_rows)
+    upload = _upload(ledger, job_id, shards)
+    now = ledger.clock()
+    record = JobRecord(
+        id=job_id,
+        kind=job.kind,
+        pool=job.pool,
+        priority=job.base_priority,
+        accepted_at=now,
+        deadline_at=job.deadline_at(now),
+        sizes=upload.sizes,
+        stripes=min(job.max_parallelism, upload.sizes.shards),
+        upload=upload.id,
+        inline=upload.inline,
+        digest=_job_digest(job, digest),
+        spec=job.model_dump(mode="json"),
+    )
+    # If this fails without an answer the job may exist, so its input stays; a controller removes it if not.
+    accepted = ledger.accept(record)
+    if accepted.upload == upload.id:
+        return accepted
+    ledger.drop_upload(job_id, upload.id)
+    if accepted.digest != record.digest:
+        raise IdempotencyConflict(
+            f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different "
+            f"input, pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
         )
-        accepted = ledger.accept(record)
-    except BaseException:
-        if sizes:
-            ledger.drop_upload(job_id, upload)
-        raise
-    if accepted.upload != upload:
-        ledger.drop_upload(job_id, upload)
-        if accepted.digest != record.digest:
-            raise IdempotencyConflict(
-                f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different "
-                f"input, pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
-            )
-        log.info("job %s was accepted before", accepted.id)
+    log.info("job %s was accepted before", accepted.id)
     return accepted
 
 
-def publish_open(ledger: Ledger, broker: Broker, record: JobRecord) -> bool:
-    """Publish the next message of each open stripe; False if the broker is away and a controller has to."""
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """Input that is stored, or small enough to lie in the record itself."""
+
+    id: str
+    sizes: ShardSizes
+    inline: str
+
+
+def _upload(ledger: Ledger, job_id: str, shards: Iterator[PackedShard]) -> _Upload:
+    upload = new_id()
+    first = next(shards)
+    second = next(shards, None)
+    if second is None and len(first.data) <= INLINE_BYTES:
+        return _Upload(upload, ShardSizes.of([first.rows]), base64.b64encode(first.data).decode())
+    sizes: list[int] = []
+    try:
+        for shard in chain([first], [] if second is None else [second], shards):
+            ledger.put_input(job_id, upload, shard.index, shard.data)
+            sizes.append(shard.rows)
+    except BaseException:
+        with suppress(StoreError):  # a controller removes what can't be removed now
+            ledger.drop_upload(job_id, upload)
+        raise
+    return _Upload(upload, ShardSizes.of(sizes), "")
+
+
+def publish_open(ledger: Ledger, broker: Broker, record: JobRecord, *, fresh: bool = False) -> bool:
+    """Publish the next message of each open stripe; False if the broker is away and a controller has to.
+
+    Args:
+        fresh: the job was accepted just now, so no turn can have been taken.
+    """
     now = ledger.clock()
     messages = [
         Message(
@@ -91,7 +125,7 @@ def publish_open(ledger: Ledger, broker: Broker, record: JobRecord) -> bool:
             turn=number,
             priority=priority_now(record, now=now, waiting_since=record.accepted_at),
         )
-        for stripe, number in ledger.next_turns(record).items()
+        for stripe, number in (dict.fromkeys(range(record.stripes), 1) if fresh else ledger.next_turns(record)).items()
     ]
     try:
         broker.publish(messages)

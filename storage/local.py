@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class LocalStore:
 
     def create(self, path: str, data: bytes) -> bool:
         target = self._at(path)
+        if not data:
+            return self._create_empty(target, path)
         temporary = self._write(path, [data])
         try:
             return self._link(temporary, target, path)
@@ -158,6 +160,22 @@ class LocalStore:
         with suppress(OSError):
             os.unlink(temporary)
 
+    def _create_empty(self, target: str, path: str) -> bool:
+        """Nothing of an empty object can be missing, so it needs no temporary file."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with self._acting(path):
+            try:
+                try:
+                    descriptor = os.open(target, flags, 0o644)
+                except FileNotFoundError:
+                    os.makedirs(os.path.dirname(target), exist_ok=True)
+                    descriptor = os.open(target, flags, 0o644)
+            except FileExistsError:
+                return False
+            os.close(descriptor)
+            self._sync_folders(target)
+        return True
+
     def _link(self, temporary: str, target: str, path: str) -> bool:
         with self._acting(path):
             try:
@@ -195,7 +213,7 @@ class LocalStore:
             raise StoreUnavailable(f"The store folder {self.root} is not there (was it removed, or is it not mounted?)")
 
     @contextmanager
-    def _acting(self, path: str) -> Iterator[None]:
+    def _acting(self, path: str) -> Generator[None]:
         try:
             yield
         except OSError as error:
@@ -208,7 +226,7 @@ class LocalStore:
             raise StoreUnavailable(f"The store {self.url} does not answer at {path}: {why}") from error
 
     @contextmanager
-    def _reading(self, path: str) -> Iterator[None]:
+    def _reading(self, path: str) -> Generator[None]:
         with self._acting(path):
             try:
                 yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
 
@@ -144,7 +144,7 @@ class RemoteStore:
         return f"{self._root}/{check_path(path)}"
 
     @contextmanager
-    def _acting(self, path: str) -> Iterator[None]:
+    def _acting(self, path: str) -> Generator[None]:
         try:
             yield
         except (ObjectNotFound, StoreUnavailable):
@@ -156,7 +156,7 @@ class RemoteStore:
             raise StoreUnavailable(f"The store {self._url} does not answer at {path}: {what}") from error
 
     @contextmanager
-    def _reading(self, path: str) -> Iterator[None]:
+    def _reading(self, path: str) -> Generator[None]:
         with self._acting(path):
             try:
                 yield

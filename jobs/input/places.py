@@ -146,7 +146,9 @@ class RemotePlace:
         try:
             if "::" not in url:
                 fsspec.get_filesystem_class(protocol)
-            found: Any = fsspec.url_to_fs(url, **(storage_options or {}))
+            # What was listed before may have changed since.
+            fresh = {"use_listings_cache": False} if protocol in _EXTRAS else {}
+            found: Any = fsspec.url_to_fs(url, **(fresh | dict(storage_options or {})))
         except ImportError as error:
             raise _missing_backend(url, protocol, error) from error
         except ValueError as error:
@@ -154,6 +156,7 @@ class RemotePlace:
                 redacted(url), "unknown_protocol", f"can't be opened: {error}.", "Check how the URL begins."
             ) from error
         self._fs: Any = found[0]
+        self._fs.invalidate_cache()
         self.path: str = found[1]
         self._chain = url.partition("::")[2] if "::" in url else ""
 

@@ -150,7 +150,7 @@ def refuse_encoding(data: bytes, error: UnicodeDecodeError, where: str) -> NoRet
         where,
         "bad_encoding",
         f"byte 0x{data[error.start]:02X} at offset {error.start:,} of the line is not UTF-8.",
-        "Save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
+        "Save the file as UTF-8, for example by: iconv -f WINDOWS-1252 -t UTF-8 <old >new.",
     )
 
 
@@ -201,7 +201,8 @@ def _refuse_line(line: bytes, error: orjson.JSONDecodeError, where: str) -> NoRe
         text = line.decode()
     except UnicodeDecodeError as wrong:
         refuse_encoding(line, wrong, where)
-    found = _NO_JSON_NUMBER.match(text, error.pos) or _NO_JSON_NUMBER.match(text, max(error.pos - 1, 0))
+    # At "-Infinity" the parser stops behind the sign.
+    found = _NO_JSON_NUMBER.match(text, error.pos - text.startswith("-", max(error.pos - 1, 0)))
     if found:
         raise UnusableError(
             where,

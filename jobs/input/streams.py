@@ -15,8 +15,8 @@ from .formats import Compression
 from .problems import UnusableError
 
 _CHUNK_BYTES = 256 * 1024
-# A kilobyte of zstd makes at most 32 MB, were it only repeated bytes; ordinary data makes a few kilobytes.
-_ZSTD_STEP_BYTES = 1024
+# So much of zstd makes at most 8 MB, were it only repeated bytes; of ordinary data it makes a kilobyte or two.
+_ZSTD_STEP_BYTES = 256
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -51,7 +51,7 @@ def text_chunks(file: BinaryIO, compression: Compression, where: str) -> Iterato
             where,
             "bad_encoding",
             "begins like UTF-16; text must be UTF-8.",
-            "Save it as UTF-8, for example: iconv -f UTF-16 -t UTF-8 OLD > NEW",
+            "Save it as UTF-8, for example by: iconv -f UTF-16 -t UTF-8 <old >new.",
         )
     yield first.removeprefix(_UTF8_MARK)
     yield from chunks

@@ -6,6 +6,7 @@ job ended) is one exclusive create, so of any number of processes that try, one 
 
 from __future__ import annotations
 
+import base64
 import logging
 import secrets
 import time
@@ -156,6 +157,8 @@ class Ledger:
 
     def input_shard(self, record: JobRecord, shard: int) -> bytes:
         """The stored input lines of a shard. Raises ObjectNotFound."""
+        if record.inline:
+            return base64.b64decode(record.inline)
         return self.store.read(layout.input_shard(record.id, record.upload, shard))
 
     def committed(self, job_id: str) -> list[int]:

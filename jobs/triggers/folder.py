@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 DONE, REJECTED = "done", "rejected"
 QUIET_S = 2.0
 """How long a file must not have changed, where it can't be seen whether somebody writes it."""
-RESCAN_S = 2.0
-"""The folder is listed so often besides the events, which may be lost or not exist (network file systems)."""
+_LOOK_MS = 100
+"""The folder is listed so often besides the events: they may be lost, and a file may be whole some time after."""
 _STEP_MS = 20
 _RETRY_S = 5.0
 
@@ -99,13 +99,14 @@ class FolderTrigger:
         """When to look: at once, at each event, and every so often besides."""
         yield
         if self._poll:
-            while not stop.wait(0.1 if self._waiting else 0.25):
+            while not stop.wait(_LOOK_MS / 1000):
                 yield
             return
         import watchfiles
 
-        while not stop.is_set():
-            events = watchfiles.watch(
+        yield from (
+            None
+            for _ in watchfiles.watch(
                 self.folder,
                 watch_filter=None,
                 debounce=_STEP_MS,
@@ -113,15 +114,10 @@ class FolderTrigger:
                 stop_event=stop,
                 recursive=False,
                 yield_on_timeout=True,
-                rust_timeout=100 if self._waiting else int(RESCAN_S * 1000),
+                rust_timeout=_LOOK_MS,
                 raise_interrupt=False,
             )
-            was_waiting = bool(self._waiting)
-            for _ in events:
-                yield
-                # A file that is still being written needs a look soon, event or not.
-                if bool(self._waiting) != was_waiting:
-                    break
+        )
 
     def _is_whole(self, path: Path, identity: FileIdentity) -> bool:
         known = self._waiting.get(path.name)

@@ -28,7 +28,8 @@ def double(rows):
     return [{"n": 2 * row.body["n"]} for row in rows]
 
 def mixed(rows):
-    return [{"a": 1}, 7, None, [1.5], RowError("no", "refused"), ConnectionError("later"), {1, 2}, {"x": object()}][: len(rows)]
+    errors = [RowError("no", "refused"), ConnectionError("later")]
+    return [{"a": 1}, 7, None, [1.5], *errors, {1, 2}, {"x": object()}]
 
 def picky(rows):
     return [row.body for row in rows if row.body["n"] >= 0]
@@ -184,7 +185,7 @@ def test_what_is_no_list_is_told(make: Callable[..., FunctionEngine], name: str,
 
 @pytest.mark.parametrize("name", ["gen", "agen", "Yields"])
 def test_generators_are_refused_at_load(make: Callable[..., FunctionEngine], name: str) -> None:
-    with pytest.raises(EngineError, match="is a generator. Return a list"):
+    with pytest.raises(EngineError, match=r"is a generator. Return a list"):
         make(name)
 
 

@@ -48,7 +48,7 @@ class Process:
             self._process = subprocess.Popen(
                 command, stdout=output, stderr=output, stdin=subprocess.PIPE, start_new_session=True,
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": str(TESTS), **_environment(settings), **environment},
+                env={**os.environ, "PYTHONPATH": str(TESTS), **environment_of(settings), **environment},
             )  # fmt: skip
 
     @property
@@ -130,7 +130,8 @@ class Processes:
         return process
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Environment variables by which our processes get these settings."""
     import json
 
     return {

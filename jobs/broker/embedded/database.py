@@ -4,6 +4,8 @@ Nothing here waits, rings or knows kombu. Methods that make messages available r
 those who may want them.
 """
 
+# ruff: noqa: S608 - statements are put together from constants of this module; values are always bound
+
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence

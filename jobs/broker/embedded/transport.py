@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
-from kombu.transport import base, virtual
+from kombu.transport import virtual
+from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.utils.uuid import uuid
 
 from .clock import SystemClock
@@ -116,7 +117,8 @@ class Channel(virtual.Channel):
     supports_fanout = True
     do_restore = True
     #: Bodies are stored as they are, text or bytes.
-    body_encoding = None
+    body_encoding: str | None = None  # pyright: ignore[reportAssignmentType] - inferred from the base's default
+    channel_id: int
 
     def __init__(self, connection: Transport, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
@@ -144,7 +146,7 @@ class Channel(virtual.Channel):
             properties["body_encoding"] = encoding
         expiration = properties.get("expiration")
         expires_at = None if expiration is None else time.time() + float(expiration) / 1000
-        queues: Iterable[str] = (
+        queues: Iterable[str | None] = (
             self._lookup(exchange, routing_key) if exchange else [routing_key or self.deadletter_queue]
         )
         return [
@@ -216,7 +218,7 @@ class Channel(virtual.Channel):
     # -- declaring -------------------------------------------------------------------------------------
 
     def prepare_queue_arguments(self, arguments: dict[str, Any] | None, **kwargs: Any) -> dict[str, Any] | None:
-        return base.to_rabbitmq_queue_arguments(arguments or {}, **kwargs)
+        return to_rabbitmq_queue_arguments(arguments or {}, **kwargs)
 
     def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> queue_declare_ok_t:
         """Make a queue, or with `passive` only look at it (a ChannelError if it is not there)."""
@@ -263,14 +265,14 @@ class Channel(virtual.Channel):
                 raise self._not_found("exchange", name)
             return
         if type_ not in self.exchange_types:
-            raise ChannelError(f"The embedded broker has no exchanges of type {type_!r}.", (40, 10), "", "503")
+            raise ChannelError(f"The embedded broker has no exchanges of type {type_!r}.", (40, 10), "", 503)
         there = database.declare_exchange(name, type_)
         if there != type_:
             raise ChannelError(
                 f"The exchange {name!r} is declared with type {there!r} already, not {type_!r}. Delete it first.",
                 (40, 10),
                 "Channel.exchange_declare",
-                "406",
+                406,
             )
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
@@ -316,7 +318,7 @@ class Channel(virtual.Channel):
         self.connection.database.delete_queue(queue)
 
     def _not_found(self, kind: str, name: str) -> ChannelError:
-        return ChannelError(f"There is no {kind} {name!r} in {self.connection.path}.", (50, 10), "", "404")
+        return ChannelError(f"There is no {kind} {name!r} in {self.connection.path}.", (50, 10), "", 404)
 
 
 class PublishBatch:
@@ -351,6 +353,7 @@ class Transport(virtual.Transport):
     Channel = Channel
     can_parse_url = True
     channels: list[Channel]
+    cycle: Any
     connection_errors = (*virtual.Transport.connection_errors, EmbeddedBrokerError)
     driver_type = "embedded"
     driver_name = "sqlite3"
@@ -375,6 +378,7 @@ class Transport(virtual.Transport):
         self._session: Session | None = None
         self._session_lock = threading.Lock()
         self._session_pid = os.getpid()
+        self._hurry = False
 
     # -- connection ------------------------------------------------------------------------------------
 
@@ -446,8 +450,8 @@ class Transport(virtual.Transport):
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Deliver one message, waiting for it up to `timeout` seconds (None: for ever).
 
-        Raises socket.timeout if none came, or earlier when a signal that usually ends a process was
-        handled, so that the caller can look whether it should stop.
+        Raises socket.timeout if none came. When a signal that usually ends a process was handled, this
+        call and the next one do so without waiting, so that the caller can look whether it should stop.
         """
         try:
             self.cycle.get(self._deliver, timeout=timeout)
@@ -475,7 +479,9 @@ class Transport(virtual.Transport):
                         if left <= 0:
                             raise TimeoutError
                         pause = min(pause, left)
-                    if session.wait(pause):
+                    if self._hurry or session.wait(pause):
+                        # Celery's loop drains once more between its signal handler and its end.
+                        self._hurry = not self._hurry
                         raise TimeoutError
         finally:
             session.end_waiting()

@@ -157,7 +157,9 @@ class MiniLM(BaseEngine):
                 self._running.set()
 
     def suspend(self) -> None:
-        self._session = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def resume(self) -> None:
         if self._session is None:
@@ -166,7 +168,7 @@ class MiniLM(BaseEngine):
             self._session = Session(files.weights(self._weights), self._threads)
 
     def close(self) -> None:
-        self._session = None
+        self.suspend()
         self._word_pieces = None
 
     def _too_long(self, name: str, text: str, tokens: int, is_whole: bool) -> RowError:

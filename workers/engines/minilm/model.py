@@ -7,6 +7,7 @@ batched with; padding or batching could change a sum's order, and with it the la
 from __future__ import annotations
 
 import base64
+import ctypes
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -60,10 +61,17 @@ class Session:
         try:
             hidden = self._session.run(None, feeds, stop.options)[0][0]
         except Exception:
-            if stop.is_set:
-                raise Interrupted("the embedding was interrupted") from None
-            raise
-        return _unit_length(hidden.mean(axis=0, dtype=np.float64))
+            if not stop.is_set:
+                raise
+        else:
+            return _unit_length(hidden.mean(axis=0, dtype=np.float64))
+        # Raised out here, so that it does not carry the runtime's own error, whose frames keep the network alive.
+        raise Interrupted("the embedding was interrupted")
+
+    def close(self) -> None:
+        """Release the memory, even if somebody still holds this object."""
+        self._session = None
+        _return_freed_memory()
 
 
 class Stop:
@@ -96,3 +104,10 @@ def as_base64(vector: Vector) -> str:
 
 def _unit_length(vector: NDArray[np.float64]) -> Vector:
     return (vector / np.sqrt(np.sum(vector * vector))).astype(np.float32)
+
+
+def _return_freed_memory() -> None:
+    """Make the allocator return what was freed to the system; glibc keeps most of it otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -65,7 +65,7 @@ def _texts(given: Any) -> list[str] | RowError:
     if isinstance(given, str):
         given = [given]
     if not isinstance(given, list):
-        return _bad(f'"input" is a {type(given).__name__}; it has to be a text or a list of texts.')
+        return _bad(f'"input" is of type {type(given).__name__}; it has to be a text or a list of texts.')
     texts = cast("list[Any]", given)
     if not texts:
         return _bad('"input" is an empty list; it has to hold at least one text.')
@@ -73,7 +73,7 @@ def _texts(given: Any) -> list[str] | RowError:
         name = text_name(texts, index)
         if not isinstance(text, str):
             hint = " Token numbers are not accepted: they are of another model." if isinstance(text, int | list) else ""
-            return _bad(f'"{name}" is a {type(cast("object", text)).__name__}, not a text.{hint}')
+            return _bad(f'"{name}" is of type {type(cast("object", text)).__name__}, not a text.{hint}')
         if not text:
             return _bad(f'"{name}" is an empty text.')
         if not _is_unicode(text):
