@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; errors of ours become a message on standard error and an exit code."""
+    from .exits import Exit
+
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has had enough (`holdshort results JOB | head`); nor can what is left be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.OK
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """The exit code. Raises BrokenPipeError when nobody reads our output any more."""
     from .app import app
     from .exits import Exit, exit_of
     from .output import no_traceback, note
 
     try:
         app()
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise leaving.__context__ from None  # typer makes it exit code 1
+        return leaving.code
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         note("interrupted")
-        sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has had enough (`holdshort results JOB | head`).
-        sys.stderr.close()
-        sys.exit(Exit.OK)
+        return Exit.INTERRUPTED
     except Exception as error:
         from ..storage.errors import HoldshortError
 
         if isinstance(error, HoldshortError) and no_traceback():
             note(f"holdshort: {error}")
-            sys.exit(exit_of(error))
+            return exit_of(error)
         explained = _spec_problem(error)
         if explained is None:
             raise
         note(f"holdshort: {explained}")
-        sys.exit(Exit.REFUSED)
+        return Exit.REFUSED
+    return Exit.OK
 
 
 def _spec_problem(error: Exception) -> str | None:

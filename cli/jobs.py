@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..jobs import Job, Status
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_PROBLEMS = 20
 JobId = Annotated[str, typer.Argument(help="A job's id, or the beginning of it.", metavar="JOB")]
 
 
@@ -152,13 +153,7 @@ def results(
                 sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
         else:
-            partial = output.with_name(f".{output.name}.partial")
-            try:
-                with partial.open("wb") as file:
-                    file.writelines(lines)
-                partial.replace(output)
-            finally:
-                partial.unlink(missing_ok=True)
+            _write_whole(output, lines)
         state = found.status()
         if not state.has_ended:
             note(f"job {found.id} is {state.state}: {state.done} of {state.rows} rows; --follow waits for the rest")
@@ -248,9 +243,9 @@ def follow(job: Job, *, wait: bool, json: bool) -> None:
     if not wait:
         print_json(job.status().as_dict()) if json else say(job.id)
         return
-    if not json:
-        say(job.id)
     try:
+        if not json:
+            say(job.id)
         ended = job.wait(progress=True)
     except KeyboardInterrupt:
         note(
@@ -320,12 +315,36 @@ def _value(text: str) -> Any:
 def _standard_input() -> Any:
     import orjson
 
+    from ..jobs.input import Problem, RefusedInput
+
+    problems: list[Problem] = []
     for number, line in enumerate(sys.stdin.buffer, start=1):
-        if line.strip():
-            try:
-                yield orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise typer.BadParameter(f"standard input, line {number}: not JSON ({error})") from error
+        if not line.strip():
+            continue
+        try:
+            yield orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            where, what = f"standard input, line {number}", f"is not JSON ({error})."
+            problems.append(Problem(where, "bad_json", what, "Write one JSON object per line."))
+            if len(problems) == _PROBLEMS:
+                raise RefusedInput(tuple(problems), complete=False) from error
+    if problems:
+        raise RefusedInput(tuple(problems))
+
+
+def _write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """A file that is there once it is whole. What the parts raise passes as it is, and leaves nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        file = partial.open("wb")
+    except OSError as error:
+        raise typer.BadParameter(f"{path} can't be written: {error.strerror}", param_hint="--output") from error
+    try:
+        with file:
+            file.writelines(parts)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _as_array(lines: Any) -> Any:

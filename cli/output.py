@@ -40,8 +40,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
 
 
 def say(text: str) -> None:
-    """A line on standard output."""
+    """A line on standard output, there at once, also in a pipe."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:

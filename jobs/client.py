@@ -25,11 +25,13 @@ from .record import JobRecord
 from .results import ResultRow, result_shards
 from .settings import PoolSettings, Settings
 from .settling import settle
-from .spec import BatchInferenceJob, CheckpointJob
+from .spec import METADATA_ENTRIES, BatchInferenceJob, CheckpointJob
 from .status import Status, StatusReader
 from .submitting import accept, publish_open, submit
 
 _PATIENCE_S = 10.0
+_LEAST_OF_ID = 4
+"""How much of an id one has to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class Client:
             raise NotAllowedNow(f"Job {record.id} is {status.state}; only an ended job can be retried.")
         if record.kind != "batch":
             raise NotAllowedNow(f"Job {record.id} copies a checkpoint; submit it again instead.")
+        self.settings.pool(record.pool)
         if status.counts.ok == status.rows:
             raise NotAllowedNow(f"All {status.rows} rows of job {record.id} ended as ok; there is nothing to retry.")
         spec: dict[str, Any] = {
@@ -160,7 +163,8 @@ class Client:
             "idempotency_key": f"retry of {record.id}",
             "deadline": None,
         }
-        spec["metadata"] = {**spec["metadata"], "retry_of": record.id}
+        if len(spec["metadata"]) < METADATA_ENTRIES:
+            spec["metadata"] = {**spec["metadata"], "retry_of": record.id}
         fresh = accept(self.ledger, BatchInferenceJob.model_validate(spec), self._failed_rows(record))
         publish_open(self.ledger, self.broker, fresh)
         return Job(self, self.ledger, fresh)
@@ -234,7 +238,7 @@ class Client:
 
     def _record(self, job_id: str) -> JobRecord:
         job_id = job_id.lower()
-        if 6 <= len(job_id) < 26:
+        if _LEAST_OF_ID <= len(job_id) < 26:
             matches = [found for found in self.ledger.jobs() if found.startswith(job_id)]
             if len(matches) == 1:
                 job_id = matches[0]

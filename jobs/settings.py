@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -92,7 +92,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         path = config_file()
-        files = (TomlConfigSettingsSource(settings_cls, path),) if path else ()
+        files = (_File(settings_cls, path),) if path else ()
         return (init_settings, env_settings, *files)
 
     @classmethod
@@ -115,6 +115,21 @@ class Settings(BaseSettings):
                 f"No pool is called {name!r}{_nearest(name, self.pools)}. "
                 f"Configured: {', '.join(self.pools)} (in {config_file() or 'the built-in defaults'})."
             ) from None
+
+
+class _File(TomlConfigSettingsSource):
+    """The configuration file; relative folders in it are taken from where it lies, whoever reads it."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        folder = Path(cast("Path", self.toml_file_path)).absolute().parent
+        store = found.get("store")
+        if isinstance(store, str) and "://" not in store:
+            found["store"] = str(folder / Path(store).expanduser())
+        for watch in cast("list[Any]", found.get("watch") or []):
+            if isinstance(watch, dict) and isinstance(path := cast("dict[str, Any]", watch).get("folder"), str):
+                watch["folder"] = str(folder / Path(path).expanduser())
+        return found
 
 
 def config_file() -> Path | None:

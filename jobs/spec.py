@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 PRIORITY_CLASSES: Mapping[str, int] = {"bulk": 1, "standard": 4, "urgent": 7}
 """Base priority of each class, on the scale 0 to 9 (9 = most urgent) of every broker."""
 
+METADATA_ENTRIES = 16
+
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -68,7 +70,7 @@ class _Job(BaseModel):
     """The same key is the same job: submitting again returns the first one."""
     tenant: Name | None = None
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-                        Field(max_length=16)] = Field(default_factory=dict[str, str])  # fmt: skip
+                        Field(max_length=METADATA_ENTRIES)] = Field(default_factory=dict[str, str])  # fmt: skip
     webhook: Annotated[str, AfterValidator(_check_webhook)] | None = None
     """Told once the job has ended (signed, retried)."""
 
@@ -77,9 +79,12 @@ class _Job(BaseModel):
     def _check_deadline(cls, value: str | timedelta | datetime | None) -> str | timedelta | datetime | None:
         if isinstance(value, str):
             try:
-                value = datetime.fromisoformat(value)
-            except ValueError:
                 duration_s(value)
+            except ValueError as no_duration:
+                try:
+                    value = datetime.fromisoformat(value)
+                except ValueError:
+                    raise no_duration from None
         if isinstance(value, datetime) and value.tzinfo is None:
             raise ValueError("a deadline that is a time needs a time zone")
         return value

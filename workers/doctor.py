@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def _try(what: str, look: Callable[[], str | tuple[str, str]]) -> Finding:
     try:
         found = look()
     except HoldshortError as error:
-        message, _, cure = str(error).partition(". ")
+        # Our messages say in the first sentence what is wrong, and then what to do.
+        message, cure = [*re.split(r"(?<=[.?!])\s+", str(error), maxsplit=1), ""][:2]
         return Finding(what, ok=False, found=message, cure=cure)
     if isinstance(found, tuple):
         return Finding(what, ok=True, found=found[0], cure=found[1])

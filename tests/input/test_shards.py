@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdshort.jobs.input import ContentDigest, InputRow, Limits, RefusedInput, pack, parse, read_rows, unpack
@@ -36,12 +36,14 @@ def lines_of(rows: Any, **more: Any) -> list[bytes]:
     return [line for shard in pack(rows, **more) for line in unpack(shard.data)]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(BODIES, min_size=1, max_size=12), st.integers(1, 5))
 def test_any_body_comes_back_as_it_was(bodies: list[dict[str, Any]], shard_rows: int) -> None:
     lines = lines_of(read_rows([{"body": body, "url": "/v1/x"} for body in bodies]), shard_rows=shard_rows)
     assert [parse(line) for line in lines] == [(f"row-{n}", "/v1/x", body) for n, body in enumerate(bodies, 1)]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(TEXT, min_size=1, max_size=12))
 def test_any_text_comes_back_as_it_was(texts: list[str]) -> None:
     lines = lines_of(read_rows(texts), shard_rows=3)
@@ -49,6 +51,7 @@ def test_any_text_comes_back_as_it_was(texts: list[str]) -> None:
     assert not any(b"\n" in line for line in lines)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.builds(lambda body, text: {**body, "input": text}, BODIES, TEXT), max_size=5))
 def test_a_file_and_python_rows_give_the_same(tmp_path_factory: pytest.TempPathFactory, bodies: list[Any]) -> None:
     import orjson
@@ -111,6 +114,7 @@ def test_a_line_that_is_no_row_is_corrupt(line: bytes) -> None:
         parse(line)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 30), st.integers(50, 500))
 def test_the_digest_does_not_depend_on_sharding(shard_rows: int, shard_bytes: int) -> None:
     digest = ContentDigest()
@@ -173,6 +177,7 @@ def test_a_refusal_survives_pickling() -> None:
     assert (str(copy), copy.problems, copy.complete) == (str(caught.value), caught.value.problems, True)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 30)), st.integers(1, 8))
 def test_repeats_are_exact_across_the_spill(numbers: list[int], in_memory: int) -> None:
     first: dict[int, int] = {}
@@ -223,7 +228,7 @@ def test_no_space_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 MANY_ROWS = """
-import random, resource
+import random
 from holdshort.jobs.input import ContentDigest, pack, read_rows
 noise = random.Random(1).randbytes(100_000).hex()
 def rows():
@@ -239,7 +244,8 @@ count = size = 0
 for shard in pack(digested(), shard_rows=4096):
     count += shard.rows
     size = max(size, len(shard.data))
-print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+with open("/proc/self/status") as status:
+    print(count, next(line for line in status if line.startswith("VmHWM")).split()[1])
 """
 
 

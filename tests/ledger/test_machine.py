@@ -200,7 +200,7 @@ class LedgerMachine(RuleBasedStateMachine):
         elif what == "lose answer":
             self.store.lose_answer = True
 
-    @rule(pick=PICK, stripe=PICK, what=st.sampled_from(["cancel", "expire", "settle", "sweep", "recover"]))
+    @rule(pick=PICK, stripe=PICK, what=st.sampled_from(["cancel", "expire", "expire all", "settle", "sweep", "recover"]))
     def steer(self, pick: int, stripe: int, what: str) -> None:
         record = self._any(self.jobs, pick).record
         if what == "cancel":
@@ -211,6 +211,9 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.ledger.end_stripe(record, index, "cancelled", by="client")
         elif what == "expire":
             self.ledger.end_stripe(record, stripe % record.stripes, "expired", by="controller")
+        elif what == "expire all":
+            for index in range(record.stripes):
+                self._end_stripe_and_settle(record, index)
         elif what == "settle":
             self.ledger.settle(record)
         elif what == "sweep" and self.ledger.outcome(record.id) is not None:
@@ -346,6 +349,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _drain(self) -> None:
         for worker in list(self.workers):
+            if worker.stripe.next_shard is not None:
+                self._step(worker, looks=False, partly=0)
             self._leave(worker, acknowledges=False)
         for _ in range(3):
             for _ in range(2000):

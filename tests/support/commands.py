@@ -14,6 +14,7 @@ from holdshort.jobs import Settings
 
 from support.holdshort import TESTS, environment_of
 
+_LEFT_OUT = ("HOLDSHORT_", "PYTHONUNBUFFERED")
 PROGRAM = [sys.executable, "-m", "holdshort.cli"]
 
 
@@ -44,7 +45,7 @@ class Commands:
         variables = environment_of(settings) if settings else {}
         home = folder / "home"  # nothing of the person who runs the tests gets in, or is touched
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HOLDSHORT_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)},
             "PYTHONPATH": str(TESTS),
             "XDG_DATA_HOME": str(home / "data"),
             "XDG_CONFIG_HOME": str(home / "config"),

@@ -1,6 +1,6 @@
 """Functions that test pools run, with effects that tests can count.
 
-Each answered row is noted as one line in the file $HOLDSHORT_STORE/../ran.log: appends of a line are atomic.
+Each answered row is noted as one line in the file ran.log of the folder $TEST_FOLDER: such appends are atomic.
 """
 
 from __future__ import annotations
@@ -80,4 +80,4 @@ def _note(rows: list[Row]) -> None:
 
 
 def _folder() -> Path:
-    return Path(os.environ["HOLDSHORT_STORE"]).parent
+    return Path(os.environ["TEST_FOLDER"])

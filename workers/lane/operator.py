@@ -36,6 +36,7 @@ class OperatorLane:
         self._interval_s = interval_s
         self._on_change = on_change
         self._reading = CLEAR
+        self._unreadable = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"lane-{pool}", daemon=True)
 
@@ -60,8 +61,11 @@ class OperatorLane:
             hold = read_hold(self._store, self._pool, now=time.time())
         except StoreError as error:
             # Keep the last reading: a worker waits for the store anyway before it commits anything.
-            log.warning("the hold on pool %s can't be read: %s", self._pool, error)
+            if not self._unreadable:
+                log.warning("the hold on pool %s can't be read: %s", self._pool, error)
+            self._unreadable = True
             return
+        self._unreadable = False
         before, self._reading = self._reading, self._to_reading(hold)
         if self._reading != before:
             log.info("lane of pool %s: %s (%s)", self._pool, self._reading.signal, self._reading.reason)

@@ -361,9 +361,9 @@ class Database:
         rows: list[Row] = []
         with self.file.transaction():
             for session in sessions:
-                rows += self.file.run(f"UPDATE message SET owner = NULL WHERE owner = ? RETURNING {_BELLS}", (session,))
                 queues = self.file.run("DELETE FROM consumer WHERE session = ? RETURNING queue", (session,))
                 self.file.run("DELETE FROM session WHERE id = ?", (session,))
+                rows += self.file.run(f"UPDATE message SET owner = NULL WHERE owner = ? RETURNING {_BELLS}", (session,))
                 for (queue,) in self.file.run("SELECT id FROM queue WHERE owner = ?", (session,)):
                     self._drop_queue(queue)
                 self._drop_unused(queues)

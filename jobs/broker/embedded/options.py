@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .errors import BrokerFileError
-
 _DURABILITIES = ("normal", "full")
 
 
@@ -45,12 +43,12 @@ class Options:
 
 
 def path_of(url: str) -> str:
-    """The database's path in a URL of ours. Raises BrokerFileError."""
+    """The database's path in a URL of ours. Raises ValueError."""
     parts = urlsplit(url)
     path = unquote(parts.path)
     # kombu shows a missing host as localhost, and somebody may copy that.
     if parts.netloc not in ("", "localhost") or not path.strip("/"):
-        raise BrokerFileError(
+        raise ValueError(
             f"{url!r} names no file of this host. "
             f"Write three slashes and an absolute path: embedded:///var/lib/app/broker.db"
         )

@@ -79,11 +79,7 @@ class Session:
         Args:
             keep: False deletes the message at once.
         """
-        if self._lost:
-            raise SessionLostError(
-                f"The lease of this consumer ({self._lease_s:g} s) ran out, perhaps because the process was "
-                f"stopped, and its messages went to others. Connect again; raise lease_s if it happens often."
-            )
+        self.check()
         try:
             return self._database.claim(queue, self.id) if keep else self._database.take(queue)
         except DiskFullError as error:
@@ -91,6 +87,14 @@ class Session:
         except BrokerBusyError as error:
             log.warning("%s Trying again.", error)
         return None
+
+    def check(self) -> None:
+        """Raise SessionLostError if others took this session for dead."""
+        if self._lost:
+            raise SessionLostError(
+                f"The lease of this consumer ({self._lease_s:g} s) ran out, perhaps because the process was "
+                f"stopped, and its messages went to others. Connect again; raise lease_s if it happens often."
+            )
 
     def ack(self, delivery: Delivery) -> None:
         """Delete a message. If that fails for now, it is tried until it succeeds or the session ends."""

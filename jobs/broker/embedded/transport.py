@@ -20,7 +20,9 @@ from urllib.parse import quote
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
-from kombu.transport.base import to_rabbitmq_queue_arguments
+from kombu.transport.base import (
+    to_rabbitmq_queue_arguments,  # pyright: ignore[reportAttributeAccessIssue] - the stubs lack it
+)
 from kombu.utils.uuid import uuid
 
 from .clock import SystemClock
@@ -117,7 +119,7 @@ class Channel(virtual.Channel):
     supports_fanout = True
     do_restore = True
     #: Bodies are stored as they are, text or bytes.
-    body_encoding: str | None = None  # pyright: ignore[reportAssignmentType] - inferred from the base's default
+    body_encoding: str | None = None
     channel_id: int
 
     def __init__(self, connection: Transport, **kwargs: Any) -> None:
@@ -472,6 +474,7 @@ class Transport(virtual.Transport):
                         pass
                     else:
                         return
+                    session.check()
                     # No ring should ever get lost; should one, it costs no more than a sweep's interval.
                     pause = SWEEP_S if session.bell.name is not None else _POLL_S
                     if deadline is not None:

@@ -27,7 +27,7 @@ _ONLY_FATAL = 4
 
 
 class Session:
-    """The loaded network; takes about 150 MB.
+    """The loaded network; takes about 180 MB.
 
     Args:
         weights: content of the ONNX file.
@@ -44,7 +44,7 @@ class Session:
         # Threads that spin while they wait for work take the processor from the live lane.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = _ONLY_FATAL
-        self._session = _ort.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        self._session: Any = _ort.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
 
     def run(self, ids: Sequence[int], stop: Stop) -> Vector:
         """The vector of one window: the mean over its tokens, normalised.
