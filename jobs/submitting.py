@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -142,9 +142,11 @@ def _rows(store: Store, settings: Settings, job: BatchInferenceJob | CheckpointJ
     return read_rows(job.input, storage_options=settings.store_options, exclude=_inside(store))
 
 
-def _inside(store: Store) -> Any:
+def _inside(store: Store) -> Callable[[str], bool]:
+    """Whether a path of an input lies in the store itself: results must not become rows."""
     if not isinstance(store, LocalStore):
-        return None
+        prefix = f"{store.url}/"
+        return lambda path: path.startswith(prefix)
     root = store.root.resolve()
 
     def exclude(path: str) -> bool:

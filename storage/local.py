@@ -210,7 +210,9 @@ class LocalStore:
     def _check_there(self) -> None:
         """Tell an object that is missing from a store that is."""
         if not os.path.isdir(self._temporary):
-            raise StoreUnavailable(f"The store folder {self.root} is not there (was it removed, or is it not mounted?)")
+            raise StoreUnavailable(
+                f"The store folder {self.root} is not there (was it removed, or is it not mounted?)"
+            )
 
     @contextmanager
     def _acting(self, path: str) -> Generator[None]:

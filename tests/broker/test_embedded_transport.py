@@ -211,7 +211,7 @@ def test_unbinding_ends_the_routing(connect: Connect) -> None:
     connection = connect()
     bound = Queue("one", Exchange("f", "fanout"))(connection.default_channel)
     bound.declare()
-    bound.unbind_from("f", routing_key="")
+    bound.unbind_from(Exchange("f"), routing_key="")
     Producer(connection.default_channel, serializer="json").publish("a", exchange=Exchange("f", "fanout"))
     assert get(connection, "one") is None
 

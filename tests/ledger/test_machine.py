@@ -182,7 +182,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self._publish(record, stripe.index, stripe.turn.key.number + 1, hint)
         self._leave(worker, acknowledges=not dies)
 
-    @rule(pick=PICK, what=st.sampled_from(["crash", "crash", "copy", "deliver again", "lose all", "lose answer"]))
+    @rule(
+        pick=PICK,
+        what=st.sampled_from(["crash", "crash", "copy", "deliver again", "lose all", "lose answer"]),
+    )
     def fail(self, pick: int, what: str) -> None:
         if what == "crash" and self.workers:
             self._leave(self._any(self.workers, pick), acknowledges=False)
@@ -200,7 +203,11 @@ class LedgerMachine(RuleBasedStateMachine):
         elif what == "lose answer":
             self.store.lose_answer = True
 
-    @rule(pick=PICK, stripe=PICK, what=st.sampled_from(["cancel", "expire", "expire all", "settle", "sweep", "recover"]))
+    @rule(
+        pick=PICK,
+        stripe=PICK,
+        what=st.sampled_from(["cancel", "expire", "expire all", "settle", "sweep", "recover"]),
+    )
     def steer(self, pick: int, stripe: int, what: str) -> None:
         record = self._any(self.jobs, pick).record
         if what == "cancel":
@@ -285,7 +292,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _publish(self, record: JobRecord, stripe: int, turn: int, hint: Progress = Progress()) -> None:
         message = Message(record.pool, record.id, stripe, turn, 4, hint)
-        assert Message.parse(message.arguments()) in (message, Message(record.pool, record.id, stripe, turn, 4))
+        assert Message.parse(message.arguments()) in (
+            message,
+            Message(record.pool, record.id, stripe, turn, 4),
+        )
         self.queue.append(Queued(Message.parse(message.arguments())))
 
     def _publish_open(self, record: JobRecord) -> None:

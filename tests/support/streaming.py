@@ -16,7 +16,19 @@ from pathlib import Path
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 
 ROW_BYTES = 2000
-_WORDS = ("hold", "short", "runway", "traffic", "clearance", "taxi", "lane", "tower", "gate", "apron", "beacon")
+_WORDS = (
+    "hold",
+    "short",
+    "runway",
+    "traffic",
+    "clearance",
+    "taxi",
+    "lane",
+    "tower",
+    "gate",
+    "apron",
+    "beacon",
+)
 
 
 def texts(count: int) -> Iterator[str]:
