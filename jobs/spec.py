@@ -43,10 +43,14 @@ def _check_name(name: str) -> str:
 
 
 def _check_webhook(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or not url.isprintable() or " " in url:
         raise ValueError("must be an http:// or https:// URL")
-    if parts.username or parts.password:
+    if "@" in urlsplit(url).netloc:
         raise ValueError("must not carry a user name or password; deliveries are signed instead")
     return url
 

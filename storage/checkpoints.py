@@ -81,11 +81,7 @@ def read_manifest(store: Store, name: str, step: int) -> Manifest:
 
 def steps(store: Store, name: str) -> list[int]:
     """Committed steps, ascending."""
-    return [
-        int(entry.removesuffix(".json"))
-        for entry in store.list(f"checkpoints/{name}")
-        if entry.endswith(".json")
-    ]
+    return [int(entry.removesuffix(".json")) for entry in store.list(f"checkpoints/{name}") if entry.endswith(".json")]
 
 
 def verify(store: Store, manifest: Manifest) -> Iterator[tuple[CopiedFile, str]]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from .errors import ObjectNotFound, StoreFull, StoreRefused, StoreUnavailable
 from .store import check_path
 
-_TEMPORARY = ".tmp"
+_MARK = ".holdshort"
+_TEMPORARY = ".tmp-"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _STALE_S = 24 * 3600.0
 _HOST = socket.gethostname()
 
@@ -34,9 +36,10 @@ class LocalStore:
         self.root = Path(root).expanduser().absolute()
         self._fsync = fsync
         self._numbers = itertools.count()
-        self._temporary = str(self.root / _TEMPORARY)
+        # Tells the store from an empty folder in its place, such as a mount point with nothing mounted.
+        self._mark = self.root / _MARK
         try:
-            Path(self._temporary).mkdir(parents=True, exist_ok=True)
+            self._mark.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreRefused(
                 f"The store folder {self.root} can't be made: {error.strerror}. "
@@ -69,11 +72,7 @@ class LocalStore:
         temporary = self._write(path, parts)
         try:
             with self._acting(path):
-                try:
-                    os.replace(temporary, target)
-                except FileNotFoundError:
-                    os.makedirs(os.path.dirname(target), exist_ok=True)
-                    os.replace(temporary, target)
+                os.replace(temporary, target)
                 self._sync_folders(target)
         finally:
             self._discard(temporary)
@@ -94,7 +93,11 @@ class LocalStore:
         with self._acting(folder):
             try:
                 with os.scandir(target) as entries:
-                    return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+                    return sorted(
+                        f"{entry.name}/" if entry.is_dir() else entry.name
+                        for entry in entries
+                        if not entry.name.startswith(".")
+                    )
             except (FileNotFoundError, NotADirectoryError):
                 self._check_there()
                 return []
@@ -117,15 +120,21 @@ class LocalStore:
             self._check_there()
 
     def sweep_temporary(self, *, older_than_s: float = _STALE_S) -> int:
-        """Remove temporary files that a killed process left behind; returns how many."""
+        """Remove temporary files that a killed process left behind; returns how many.
+
+        Those below `jobs/` are left: they go with their job, and there may be very many folders there.
+        """
         removed = 0
         limit = time.time() - older_than_s
-        with os.scandir(self._temporary) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    if entry.stat().st_mtime < limit:
-                        os.unlink(entry.path)
-                        removed += 1
+        for folder, below, files in os.walk(self.root):
+            if folder == str(self.root) and "jobs" in below:
+                below.remove("jobs")
+            for name in files:
+                if name.startswith(_TEMPORARY):
+                    with suppress(FileNotFoundError):
+                        if os.stat(f"{folder}/{name}").st_mtime < limit:
+                            os.unlink(f"{folder}/{name}")
+                            removed += 1
         return removed
 
     def _at(self, path: str) -> str:
@@ -133,11 +142,17 @@ class LocalStore:
 
     def _write(self, path: str, parts: Iterable[bytes]) -> str:
         """A finished temporary file with these parts; what the parts themselves raise passes as it is."""
-        # The name needs no more than to be ours: this host and process, this store, this call.
-        ours = f"{_HOST}-{os.getpid()}-{id(self):x}-{next(self._numbers)}-{time.time_ns():x}"
-        temporary = f"{self._temporary}/{ours}"
+        # Beside its target, so that a store may span file systems, and since some file systems are slow to find
+        # place for many files of one folder. The name needs no more than to be ours: this host and process, this
+        # store, this call.
+        ours = f"{_TEMPORARY}{_HOST}-{os.getpid()}-{id(self):x}-{next(self._numbers)}-{time.time_ns():x}"
+        temporary = f"{os.path.dirname(self._at(path))}/{ours}"
         with self._acting(path):
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                descriptor = os.open(temporary, _NEW, 0o644)
+            except FileNotFoundError:
+                self._make_folder(temporary)
+                descriptor = os.open(temporary, _NEW, 0o644)
         try:
             try:
                 for part in parts:
@@ -160,16 +175,19 @@ class LocalStore:
         with suppress(OSError):
             os.unlink(temporary)
 
+    def _make_folder(self, target: str) -> None:
+        self._check_there()
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+
     def _create_empty(self, target: str, path: str) -> bool:
         """Nothing of an empty object can be missing, so it needs no temporary file."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with self._acting(path):
             try:
                 try:
-                    descriptor = os.open(target, flags, 0o644)
+                    descriptor = os.open(target, _NEW, 0o644)
                 except FileNotFoundError:
-                    os.makedirs(os.path.dirname(target), exist_ok=True)
-                    descriptor = os.open(target, flags, 0o644)
+                    self._make_folder(target)
+                    descriptor = os.open(target, _NEW, 0o644)
             except FileExistsError:
                 return False
             os.close(descriptor)
@@ -179,11 +197,7 @@ class LocalStore:
     def _link(self, temporary: str, target: str, path: str) -> bool:
         with self._acting(path):
             try:
-                try:
-                    os.link(temporary, target)
-                except FileNotFoundError:
-                    os.makedirs(os.path.dirname(target), exist_ok=True)
-                    os.link(temporary, target)
+                os.link(temporary, target)
             except FileExistsError:
                 return False
             except OSError as error:
@@ -209,10 +223,8 @@ class LocalStore:
 
     def _check_there(self) -> None:
         """Tell an object that is missing from a store that is."""
-        if not os.path.isdir(self._temporary):
-            raise StoreUnavailable(
-                f"The store folder {self.root} is not there (was it removed, or is it not mounted?)"
-            )
+        if not self._mark.is_dir():
+            raise StoreUnavailable(f"The store folder {self.root} is not there (was it removed, or is it not mounted?)")
 
     @contextmanager
     def _acting(self, path: str) -> Generator[None]:

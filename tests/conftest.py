@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from holdshort.jobs import Client, Settings
 from holdshort.jobs.broker.broker import Broker as Publisher
 from support.brokers import KINDS, Broker, EmbeddedBroker, RabbitServer, RedisServer
 from support.holdshort import Processes, settings_for
 from support.servers import SeaweedServer
+
+# How long an example takes says something of the machine's load, and nothing of the promise under test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

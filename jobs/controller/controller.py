@@ -53,7 +53,7 @@ class Controller:
         self.ledger = Ledger(self.store, clock=clock)
         self.broker = Broker(settings)
         self.lease = Lease(self.store, new_id(), clock=clock)
-        self.webhooks = WebhookSender(self.ledger, settings.webhook_secret)
+        self.webhooks = WebhookSender(self.ledger, settings.webhook_secret, clock=clock)
         self._clock = clock
         self._seen: dict[str, float] = {}
         self._looked: dict[str, float] = {}

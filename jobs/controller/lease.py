@@ -53,9 +53,7 @@ class Lease:
             self._number = 0
             return False
         until = now + self._ttl_s
-        if not self._store.create(
-            layout.lease(latest + 1), orjson.dumps({"owner": self._owner, "until": until})
-        ):
+        if not self._store.create(layout.lease(latest + 1), orjson.dumps({"owner": self._owner, "until": until})):
             self._number = 0
             return False
         self._number, self._until = latest + 1, until

@@ -12,12 +12,13 @@ import hmac
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import orjson
 from pydantic import SecretStr
 
-from ...storage.errors import SettingsError, UnknownJob
+from ...storage.errors import Corrupt, SettingsError, UnknownJob
 from ..ledger import Ledger, layout
 from ..record import JobRecord, Outcome
 
@@ -29,18 +30,28 @@ log = logging.getLogger(__name__)
 PAUSES_S = (0.0, 2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 14400.0, 28800.0)
 """Pause before each try; after the last one the webhook is given up (about 15 hours)."""
 TIMEOUT_S = 10.0
+KEY_BYTES = 24
+"""The least that Standard Webhooks allows."""
 
 
 def sign(secret: SecretStr, event_id: str, timestamp: int, body: bytes) -> str:
     """The `webhook-signature` header. Raises SettingsError for a secret of another form than "whsec_<base64>"."""
-    try:
-        key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
-    except ValueError as error:
-        raise SettingsError(
-            "webhook_secret: must be whsec_ followed by base64; `openssl rand -base64 32` makes one."
-        ) from error
     signed = f"{event_id}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return "v1," + base64.b64encode(hmac.new(_key(secret), signed, hashlib.sha256).digest()).decode()
+
+
+def _key(secret: SecretStr) -> bytes:
+    prefix, _, text = secret.get_secret_value().partition("_")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if prefix != "whsec" or len(key) < KEY_BYTES:
+        raise SettingsError(
+            f"webhook_secret: must be whsec_ followed by at least {KEY_BYTES} bytes in base64; "
+            f'echo "whsec_$(openssl rand -base64 32)" makes one.'
+        )
+    return key
 
 
 class WebhookSender:
@@ -48,11 +59,15 @@ class WebhookSender:
 
     Args:
         secret: signs the deliveries; without one they go unsigned.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, ledger: Ledger, secret: SecretStr | None) -> None:
+    def __init__(
+        self, ledger: Ledger, secret: SecretStr | None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._ledger = ledger
         self._secret = secret
+        self._clock = clock
         if secret is not None:
             sign(secret, "", 0, b"")
         self._client: httpx.Client | None = None
@@ -65,10 +80,13 @@ class WebhookSender:
                 return
             try:
                 record = self._ledger.record(job_id)
+                outcome = self._ledger.outcome(job_id)
             except UnknownJob:
                 store.delete(layout.webhook_due(job_id))
                 continue
-            outcome = self._ledger.outcome(job_id)
+            except Corrupt as error:
+                log.warning("the webhook of job %s waits: %s", job_id, error)
+                continue
             if outcome is not None:
                 self._try(record, outcome)
 
@@ -82,10 +100,10 @@ class WebhookSender:
         last = outcome.ended_at
         if tried:
             last = orjson.loads(store.read(f"{layout.deliveries(record.id)}/{tried[-1]}"))["at"]
-        if time.time() < last + PAUSES_S[len(tried)]:
+        if self._clock() < last + PAUSES_S[len(tried)]:
             return
         answer = self._post(record, outcome)
-        note = orjson.dumps({"at": time.time(), "answer": answer})
+        note = orjson.dumps({"at": self._clock(), "answer": answer})
         store.create(layout.delivery(record.id, len(tried) + 1), note)
         if answer.startswith("2"):
             store.delete(layout.webhook_due(record.id))
@@ -100,7 +118,7 @@ class WebhookSender:
         if self._client is None:
             # A redirect could lead anywhere, so none is followed.
             self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=False)
-        event_id, timestamp = f"evt_{record.id}", int(time.time())
+        event_id, timestamp = f"evt_{record.id}", int(self._clock())
         body = orjson.dumps(
             {
                 "id": event_id,
@@ -119,5 +137,5 @@ class WebhookSender:
             headers["webhook-signature"] = sign(self._secret, event_id, timestamp, body)
         try:
             return str(self._client.post(record.webhook or "", content=body, headers=headers).status_code)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: a host that IDNA forbids
             return f"{type(error).__name__}: {error}"

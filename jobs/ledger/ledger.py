@@ -121,9 +121,7 @@ class Ledger:
 
     def active(self, pool: str | None = None) -> Iterator[str]:
         """Ids of the jobs that have not ended."""
-        pools = (
-            [pool] if pool else [name[:-1] for name in self.store.list(layout.ACTIVE) if name.endswith("/")]
-        )
+        pools = [pool] if pool else [name[:-1] for name in self.store.list(layout.ACTIVE) if name.endswith("/")]
         for name in pools:
             yield from self.store.list(f"{layout.ACTIVE}/{name}")
 
@@ -260,9 +258,7 @@ class Ledger:
 
     # -- ending ------------------------------------------------------------------------------------------
 
-    def settle(
-        self, record: JobRecord, *, state: Callable[[Outcome], Outcome] | None = None
-    ) -> Outcome | None:
+    def settle(self, record: JobRecord, *, state: Callable[[Outcome], Outcome] | None = None) -> Outcome | None:
         """Write the outcome if all stripes have ended; returns the outcome if there is one.
 
         Args:

@@ -54,9 +54,7 @@ def encode(summary: Summary, lines: list[bytes]) -> bytes:
 
 def compress(lines: list[bytes]) -> bytes:
     """Lines as one Zstandard frame with a checksum."""
-    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(
-        b"".join(line + b"\n" for line in lines)
-    )
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(b"".join(line + b"\n" for line in lines))
 
 
 def decompress(data: bytes) -> list[bytes]:

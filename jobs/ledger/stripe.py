@@ -32,9 +32,7 @@ class Stripe:
     Committing goes through here, so progress and counts are always those of the ledger.
     """
 
-    def __init__(
-        self, store: Store, record: JobRecord, index: int, turn: Turn, done_ahead: frozenset[int]
-    ) -> None:
+    def __init__(self, store: Store, record: JobRecord, index: int, turn: Turn, done_ahead: frozenset[int]) -> None:
         self.record = record
         self.index = index
         self.turn = turn

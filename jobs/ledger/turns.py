@@ -71,9 +71,7 @@ class Turn:
             found: dict[str, Any] = orjson.loads(data)
             progress = found.pop("progress")
             key = TurnKey(*found.pop("key"))
-            return cls(
-                key=key, progress=Progress(progress["position"], Counts(**progress["counts"])), **found
-            )
+            return cls(key=key, progress=Progress(progress["position"], Counts(**progress["counts"])), **found)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Corrupt(f"a turn can't be read: {error!r}") from error
 

@@ -16,9 +16,7 @@ SLACK_STEPS = ((0.05, 3), (0.2, 2), (0.5, 1))
 """Share of the time from acceptance to deadline that is left, below which the priority is raised by so much."""
 
 
-def urgency(
-    base: int, *, now: float, waiting_since: float, accepted_at: float, deadline_at: float | None
-) -> int:
+def urgency(base: int, *, now: float, waiting_since: float, accepted_at: float, deadline_at: float | None) -> int:
     """Priority of a stripe that waits, 0 to 9. Times in seconds on one clock.
 
     Args:

@@ -148,10 +148,12 @@ class FolderTrigger:
             log.warning("%s waits: %s", path, error)
             self._failed_until[path.name] = time.monotonic() + _RETRY_S
             return None
-        if identify(path) not in (identity, None):
-            log.warning("%s changed while it was read; job %s has what was there first", path, submitted.id)
         log.info("%s is job %s", path.name, submitted.id)
-        self._move(path, DONE, submitted.id)
+        if identify(path) in (identity, None):
+            self._move(path, DONE, submitted.id)
+        else:
+            # Moving it would lose what is there now: it is another file, and becomes a job of its own.
+            log.warning("%s changed while it was read; job %s has what was there first", path, submitted.id)
         return submitted.id
 
     def _reject(self, path: Path, identity: FileIdentity, error: RefusedJob) -> None:
@@ -159,6 +161,8 @@ class FolderTrigger:
             {"where": problem.where, "code": problem.code, "message": problem.message}
             for problem in (error.problems if isinstance(error, RefusedInput) else ())
         ]
+        if identify(path) != identity:
+            return  # what was refused is not there any more
         log.warning("%s is rejected: %s", path.name, error)
         moved = self._move(path, REJECTED, identity.key.rpartition(":")[2])
         if moved is not None:

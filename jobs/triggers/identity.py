@@ -47,7 +47,8 @@ def is_unfinished_name(name: str) -> bool:
 def is_being_written(path: Path) -> bool | None:
     """Whether a process of this host has the file open for writing; None where that can't be seen.
 
-    Only processes that we may look into are seen, so "no" is a strong hint, not a proof.
+    It can't be seen for another user's file, unless we may look into all processes. Writers on other hosts and in
+    other containers are never seen, so "no" is a strong hint, not a proof.
     """
     descriptors = Path("/proc")
     if not descriptors.is_dir():
@@ -57,12 +58,16 @@ def is_being_written(path: Path) -> bool | None:
     except FileNotFoundError:
         return None
     target = (wanted.st_dev, wanted.st_ino)
+    all_seen = True
     for process in descriptors.iterdir():
         if not process.name.isdigit():
             continue
         try:
             entries = list((process / "fd").iterdir())
-        except (PermissionError, FileNotFoundError, ProcessLookupError):
+        except PermissionError:
+            all_seen = False
+            continue
+        except (FileNotFoundError, ProcessLookupError):
             continue
         for entry in entries:
             try:
@@ -71,7 +76,7 @@ def is_being_written(path: Path) -> bool | None:
                     return True
             except (PermissionError, FileNotFoundError, ProcessLookupError):
                 continue
-    return False
+    return False if all_seen or wanted.st_uid == os.geteuid() else None
 
 
 def _writes(info: Path) -> bool:

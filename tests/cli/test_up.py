@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,9 +38,10 @@ def _workers(up: Process) -> dict[str, psutil.Process]:
     """By pool."""
     found: dict[str, psutil.Process] = {}
     for child in psutil.Process(up.pid).children():
-        command = child.cmdline()
-        if "worker" in command:
-            found[command[command.index("worker") + 1]] = child
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            command = child.cmdline()
+            if "worker" in command:
+                found[command[command.index("worker") + 1]] = child
     return found
 
 

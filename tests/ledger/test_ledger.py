@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.jobs import accept, make_record, result_line, shard_result
 
 from holdshort.jobs.input import unpack
 from holdshort.jobs.ledger import Attempt, Ledger, NotTaken, Progress, Stripe, layout
@@ -19,6 +18,7 @@ from holdshort.jobs.record import Counts, JobRecord, ShardSizes
 from holdshort.jobs.settling import settle
 from holdshort.storage.errors import Corrupt, UnknownJob
 from holdshort.storage.local import LocalStore
+from support.jobs import accept, make_record, result_line, shard_result
 
 
 @pytest.fixture
@@ -192,9 +192,7 @@ def test_a_superseded_worker_cannot_end_the_stripe(ledger: Ledger, record: JobRe
     assert second.next_shard == 2
 
 
-def test_a_shard_that_somebody_else_committed_counts_as_they_counted_it(
-    ledger: Ledger, record: JobRecord
-) -> None:
+def test_a_shard_that_somebody_else_committed_counts_as_they_counted_it(ledger: Ledger, record: JobRecord) -> None:
     slow, fast = take(ledger, record), take(ledger, record, redelivered=True)
     fast.commit(0, *shard_result(record, 0, ran=1, how="cancelled"))
     assert not slow.commit(0, *shard_result(record, 0))
@@ -273,9 +271,7 @@ def test_a_turn_goes_on_behind_what_earlier_ones_committed(ledger: Ledger, recor
     assert hinted.next_shard == 4
 
 
-def test_a_true_hint_saves_reading_the_summaries(
-    ledger: Ledger, record: JobRecord, store: LocalStore
-) -> None:
+def test_a_true_hint_saves_reading_the_summaries(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:
     first = take(ledger, record)
     commit(first, 2)
     for shard in (0, 2):
@@ -293,18 +289,14 @@ def test_a_true_hint_saves_reading_the_summaries(
         Progress(0, Counts(ok=5)),
     ],
 )
-def test_a_hint_that_the_store_does_not_bear_out_is_not_used(
-    ledger: Ledger, record: JobRecord, hint: Progress
-) -> None:
+def test_a_hint_that_the_store_does_not_bear_out_is_not_used(ledger: Ledger, record: JobRecord, hint: Progress) -> None:
     first = take(ledger, record)
     commit(first)
     held = take(ledger, record, number=2, hint=hint)
     assert held.progress == first.progress
 
 
-@pytest.mark.parametrize(
-    "garbage", [None, "", 7, {}, [], [1], [1, 2, 3, 4, -5], [1, 2, 3, 4, "5"], [1.5, 0, 0, 0, 0]]
-)
+@pytest.mark.parametrize("garbage", [None, "", 7, {}, [], [1], [1, 2, 3, 4, -5], [1, 2, 3, 4, "5"], [1.5, 0, 0, 0, 0]])
 def test_a_hint_of_another_form_is_none(garbage: object) -> None:
     assert parse_hint(garbage) == Progress()
 
@@ -324,9 +316,7 @@ def test_a_stripe_that_is_ended_keeps_what_was_committed(ledger: Ledger, record:
     assert turn.progress.counts == held.progress.counts + Counts(expired=2)
 
 
-def test_a_stripe_whose_shards_are_all_committed_is_completed_not_expired(
-    ledger: Ledger, record: JobRecord
-) -> None:
+def test_a_stripe_whose_shards_are_all_committed_is_completed_not_expired(ledger: Ledger, record: JobRecord) -> None:
     commit(take(ledger, record), 3)
     ledger.end_stripe(record, 0, "expired", by="controller")
     assert ledger.turns(record.id)[0].ended == "completed"
@@ -349,9 +339,7 @@ def test_a_job_ends_when_its_last_stripe_has(ledger: Ledger, record: JobRecord) 
     assert list(ledger.active()) == []
 
 
-def test_of_many_who_settle_one_writes_the_outcome_and_all_see_it(
-    store: LocalStore, record: JobRecord
-) -> None:
+def test_of_many_who_settle_one_writes_the_outcome_and_all_see_it(store: LocalStore, record: JobRecord) -> None:
     finish(Ledger(store), record)
     clocks = iter(range(12))
     ledgers = [Ledger(store, clock=lambda: float(next(clocks))) for _ in range(12)]
@@ -374,9 +362,7 @@ def test_a_job_with_rows_that_were_cancelled_is_cancelled_whoever_ends_it(ledger
     assert (outcome.state, outcome.reason, outcome.counts.cancelled) == ("cancelled", "changed my mind", 3)
 
 
-def test_counts_that_contradict_the_job_are_not_settled(
-    ledger: Ledger, record: JobRecord, store: LocalStore
-) -> None:
+def test_counts_that_contradict_the_job_are_not_settled(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:
     finish(ledger, record)
     turn = ledger.turns(record.id)[0]
     wrong = replace(turn, progress=Progress(3, Counts(ok=9)))
@@ -424,9 +410,7 @@ def test_pausing_raced_by_resuming_leaves_one_of_both(ledger: Ledger, record: Jo
     assert control.paused == (changes % 2 == 1)
 
 
-def test_sweeping_keeps_results_outcome_and_status(
-    ledger: Ledger, record: JobRecord, store: LocalStore
-) -> None:
+def test_sweeping_keeps_results_outcome_and_status(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:
     held = take(ledger, record)
     held.save_partial(0, {0: b"x"})
     held.note_attempt(0, Attempt(0, 4))
@@ -452,9 +436,7 @@ def test_removing_an_ended_job_leaves_nothing(ledger: Ledger, record: JobRecord,
 # -- what a shard has behind it --------------------------------------------------------------------------
 
 
-def test_saved_rows_are_there_for_the_next_turn_until_the_shard_is_committed(
-    ledger: Ledger, record: JobRecord
-) -> None:
+def test_saved_rows_are_there_for_the_next_turn_until_the_shard_is_committed(ledger: Ledger, record: JobRecord) -> None:
     held = take(ledger, record)
     held.save_partial(0, {0: result_line(record, 0), 2: result_line(record, 2)})
     held.save_partial(0, {})
@@ -474,9 +456,7 @@ def test_saved_rows_are_there_for_the_next_turn_until_the_shard_is_committed(
     assert later.partial(2) == {0: b"of another shard"}
 
 
-def test_saved_rows_that_cannot_be_read_are_run_again(
-    ledger: Ledger, record: JobRecord, store: LocalStore
-) -> None:
+def test_saved_rows_that_cannot_be_read_are_run_again(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:
     held = take(ledger, record)
     held.save_partial(0, {0: b"lost"})
     held.save_partial(0, {1: b"kept"})
@@ -510,9 +490,7 @@ def test_an_attempt_whose_answer_was_lost_is_noted_once(store: LocalStore) -> No
     assert held.attempts(0) == []
 
 
-def test_an_attempt_that_was_cut_off_blames_nobody(
-    ledger: Ledger, record: JobRecord, store: LocalStore
-) -> None:
+def test_an_attempt_that_was_cut_off_blames_nobody(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:
     held = take(ledger, record)
     held.note_attempt(0, Attempt(0, 4))
     store.replace(layout.attempt(record.id, 0, 1), b"")
@@ -538,9 +516,7 @@ def test_a_damaged_object_is_named(ledger: Ledger, record: JobRecord, store: Loc
                 read()
 
 
-def test_a_damaged_shard_is_named_by_whoever_counts_it(
-    ledger: Ledger, record: JobRecord, store: LocalStore
-) -> None:
+def test_a_damaged_shard_is_named_by_whoever_counts_it(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:
     first = take(ledger, record)
     second = take(ledger, record, redelivered=True)
     commit(first)
@@ -560,9 +536,7 @@ def test_a_damaged_shard_is_named_by_whoever_counts_it(
             read()
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{}\n", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 8 + b"\0" * 9]
-)
+@pytest.mark.parametrize("data", [b"", b"{}\n", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 8 + b"\0" * 9])
 def test_damaged_input_is_corrupt(data: bytes) -> None:
     with pytest.raises(Corrupt):
         unpack(data)
@@ -575,10 +549,8 @@ def test_damaged_input_is_corrupt(data: bytes) -> None:
 def test_a_record_knows_where_each_shard_begins(sizes: list[int]) -> None:
     record = JobRecord.decode(make_record(sizes, stripes=2).encode())
     assert [record.shard_size(shard) for shard in range(record.shards)] == list(record.sizes) == sizes
-    assert [record.first_row(shard) for shard in range(record.shards)] == [
-        sum(sizes[:n]) for n in range(len(sizes))
-    ]
-    assert sorted(
-        shard for stripe in range(record.stripes) for shard in record.stripe_shards(stripe)
-    ) == list(range(len(sizes)))
+    assert [record.first_row(shard) for shard in range(record.shards)] == [sum(sizes[:n]) for n in range(len(sizes))]
+    assert sorted(shard for stripe in range(record.stripes) for shard in record.stripe_shards(stripe)) == list(
+        range(len(sizes))
+    )
     assert record.rows == sum(sizes)

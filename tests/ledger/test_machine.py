@@ -290,8 +290,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def _job(self, queued: Queued) -> Job:
         return next(job for job in self.jobs if job.record.id == queued.message.job)
 
-    def _publish(self, record: JobRecord, stripe: int, turn: int, hint: Progress = Progress()) -> None:
-        message = Message(record.pool, record.id, stripe, turn, 4, hint)
+    def _publish(self, record: JobRecord, stripe: int, turn: int, hint: Progress | None = None) -> None:
+        message = Message(record.pool, record.id, stripe, turn, 4, hint or Progress())
         assert Message.parse(message.arguments()) in (
             message,
             Message(record.pool, record.id, stripe, turn, 4),

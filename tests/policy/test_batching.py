@@ -51,9 +51,7 @@ def test_finding_a_batch_asks_for_few_costs() -> None:
 BOUND_S = 0.05
 
 
-def _run(
-    budget: BatchBudget, seconds: Callable[[int], float], batches: int, unit: int = 1
-) -> list[tuple[int, float]]:
+def _run(budget: BatchBudget, seconds: Callable[[int], float], batches: int, unit: int = 1) -> list[tuple[int, float]]:
     """Run micro-batches of units of this cost, as large as the budget allows; cost and time of each."""
     done: list[tuple[int, float]] = []
     for _ in range(batches):

@@ -33,11 +33,7 @@ SITUATIONS = st.builds(
 
 @given(SITUATIONS)
 def test_it_advances_if_and_only_if_nothing_speaks_against_it(at: Situation) -> None:
-    against = (
-        any(getattr(at, name) for name in ENDS + PARKS)
-        or at.lane.signal == "hold"
-        or at.now >= at.quantum_ends
-    )
+    against = any(getattr(at, name) for name in ENDS + PARKS) or at.lane.signal == "hold" or at.now >= at.quantum_ends
     assert (next_step(at).action == "advance") == (not against)
 
 

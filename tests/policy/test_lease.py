@@ -105,11 +105,7 @@ def test_a_store_that_was_emptied_does_not_stop_the_leader(group: Group) -> None
     assert group.leaders() == [0]
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.3, 2.0, 5.0, 11.0]), st.booleans()), max_size=60
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.3, 2.0, 5.0, 11.0]), st.booleans()), max_size=60))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_with_one_clock_there_is_never_more_than_one(
     tmp_path_factory: pytest.TempPathFactory, looks: list[tuple[int, float, bool]]
@@ -119,9 +115,7 @@ def test_with_one_clock_there_is_never_more_than_one(
     for number, passes_s, releases in looks:
         group.clock.now += passes_s
         if group.leases[number].held():
-            others = [
-                other for other, until in led_until.items() if other != number and until > group.clock.now
-            ]
+            others = [other for other, until in led_until.items() if other != number and until > group.clock.now]
             assert not others
             # Without asking again, whoever leads may believe so for half a lease.
             led_until[number] = group.clock.now + TTL_S / 2

@@ -83,9 +83,7 @@ def test_a_row_that_kills_is_alone_at_its_last_death(rows: int, max_attempts: in
 
 
 @given(st.integers(1, 300), st.integers(2, 6), st.data())
-def test_of_several_rows_that_kill_each_is_lost_and_no_other(
-    rows: int, max_attempts: int, data: st.DataObject
-) -> None:
+def test_of_several_rows_that_kill_each_is_lost_and_no_other(rows: int, max_attempts: int, data: st.DataObject) -> None:
     _check(rows, frozenset(data.draw(st.sets(st.integers(0, rows - 1), max_size=8))), max_attempts)
 
 
@@ -95,9 +93,7 @@ def test_even_a_shard_of_nothing_but_killers_ends() -> None:
 
 
 @given(st.integers(1, 400), st.integers(2, 6), st.data())
-def test_a_single_death_without_a_culprit_loses_nobody(
-    rows: int, max_attempts: int, data: st.DataObject
-) -> None:
+def test_a_single_death_without_a_culprit_loses_nobody(rows: int, max_attempts: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, rows - 1))
     attempts = [Attempt(first, data.draw(st.integers(first + 1, rows)))]
     found = plan(range(rows), attempts, max_attempts=max_attempts)
@@ -127,9 +123,7 @@ def test_every_row_is_planned_once_whatever_was_noted(
         assert not any(attempt.first <= row < attempt.end for attempt in attempts)
 
 
-@pytest.mark.parametrize(
-    ("max_attempts", "sizes"), [(2, [1]), (3, [16, 1]), (4, [41, 7, 1]), (5, [64, 16, 4, 1])]
-)
+@pytest.mark.parametrize(("max_attempts", "sizes"), [(2, [1]), (3, [16, 1]), (4, [41, 7, 1]), (5, [64, 16, 4, 1])])
 def test_groups_shrink_in_equal_steps_down_to_one_row(max_attempts: int, sizes: list[int]) -> None:
     rows, found = 256, list[int]()
     for deaths in range(1, max_attempts):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.jobs import make_record
 
 from holdshort.jobs.policy.urgency import AGE_CEILING, AGE_STEP_S, HIGHEST, priority_now, urgency
 from holdshort.jobs.spec import PRIORITY_CLASSES
+from support.jobs import make_record
 
 BASES = st.integers(0, HIGHEST)
 TIMES = st.floats(0, 4e9, allow_nan=False)
@@ -19,18 +19,14 @@ def _urgency(base: int, *, waited: float = 0.0, left: float | None = None, now: 
     """Of a stripe that waits for so long, of a job with a share `left` of the time to its deadline."""
     accepted_at = now - 1000.0
     deadline_at = None if left is None else accepted_at + 1000.0 / (1.0 - left)
-    return urgency(
-        base, now=now, waiting_since=now - waited, accepted_at=accepted_at, deadline_at=deadline_at
-    )
+    return urgency(base, now=now, waiting_since=now - waited, accepted_at=accepted_at, deadline_at=deadline_at)
 
 
 @given(BASES, TIMES, TIMES, TIMES, st.none() | TIMES)
 def test_it_is_from_0_to_9_and_never_below_the_class(
     base: int, now: float, waiting_since: float, accepted_at: float, deadline_at: float | None
 ) -> None:
-    found = urgency(
-        base, now=now, waiting_since=waiting_since, accepted_at=accepted_at, deadline_at=deadline_at
-    )
+    found = urgency(base, now=now, waiting_since=waiting_since, accepted_at=accepted_at, deadline_at=deadline_at)
     assert base <= found <= HIGHEST
 
 
@@ -45,9 +41,7 @@ def test_it_never_falls_as_the_deadline_comes_near_and_passes(
 ) -> None:
     def at(now: float) -> int:
         # What waits is worked on again and again: only the deadline counts here.
-        return urgency(
-            base, now=now, waiting_since=now, accepted_at=accepted_at, deadline_at=accepted_at + whole
-        )
+        return urgency(base, now=now, waiting_since=now, accepted_at=accepted_at, deadline_at=accepted_at + whole)
 
     assert at(accepted_at + waited) <= at(accepted_at + waited + more)
 

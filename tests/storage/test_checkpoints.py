@@ -73,9 +73,7 @@ def test_steps_are_in_the_order_of_their_numbers(store: Store) -> None:
 
 
 def test_verifying_tells_a_missing_and_a_changed_file_from_a_good_one(store: Store) -> None:
-    files = [
-        _copied(store, "a", name, name.encode() * 10) for name in ("changed", "good", "missing", "shorter")
-    ]
+    files = [_copied(store, "a", name, name.encode() * 10) for name in ("changed", "good", "missing", "shorter")]
     commit_manifest(store, "run", 7, attempt="a", files=files)
     store.replace(file_path("run", 7, "a", "changed"), b"Changed" * 10)
     store.replace(file_path("run", 7, "a", "shorter"), b"s")

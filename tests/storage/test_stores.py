@@ -232,9 +232,7 @@ def test_an_upload_that_breaks_leaves_nothing_and_tells_the_cause(store: Store, 
     assert store.read("big/object") == b"whole"
 
 
-def test_an_upload_of_several_s3_parts_that_breaks_leaves_nothing(
-    s3_server: SeaweedServer, s3_url: str
-) -> None:
+def test_an_upload_of_several_s3_parts_that_breaks_leaves_nothing(s3_server: SeaweedServer, s3_url: str) -> None:
     store = open_store(s3_url, storage_options={**s3_server.options, "default_block_size": 5 * 2**20})
 
     def parts(count: int) -> Iterator[bytes]:
@@ -333,9 +331,7 @@ def test_a_marker_that_is_none_of_ours_is_refused(tmp_path: Path, marker: bytes)
         open_store(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "url", ["http://host/x", "ftp://host/x", "github://org:repo@/x", "sftp://h/x", "nonsense://x"]
-)
+@pytest.mark.parametrize("url", ["http://host/x", "ftp://host/x", "github://org:repo@/x", "sftp://h/x", "nonsense://x"])
 def test_a_protocol_without_exclusive_create_is_refused(url: str) -> None:
     with pytest.raises(StoreRefused, match="created only once"):
         open_store(url)

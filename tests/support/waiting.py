@@ -9,9 +9,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def eventually(
-    condition: Callable[[], _T], *, timeout: float = 20.0, every: float = 0.02, what: str = ""
-) -> _T:
+def eventually(condition: Callable[[], _T], *, timeout: float = 20.0, every: float = 0.02, what: str = "") -> _T:
     """The first truthy answer of `condition`. Raises AssertionError when none came within `timeout` seconds."""
     end = time.monotonic() + timeout
     while True:
