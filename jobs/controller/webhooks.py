@@ -97,11 +97,10 @@ class WebhookSender:
             log.error("the webhook of job %s is given up after %d tries", record.id, len(tried))
             store.delete(layout.webhook_due(record.id))
             return
-        last = outcome.ended_at
         if tried:
             last = orjson.loads(store.read(f"{layout.deliveries(record.id)}/{tried[-1]}"))["at"]
-        if self._clock() < last + PAUSES_S[len(tried)]:
-            return
+            if self._clock() < last + PAUSES_S[len(tried)]:
+                return
         answer = self._post(record, outcome)
         note = orjson.dumps({"at": self._clock(), "answer": answer})
         store.create(layout.delivery(record.id, len(tried) + 1), note)

@@ -88,9 +88,7 @@ def test_a_refused_file_exits_with_3_and_names_the_line(run: Commands, house: Ho
         (["--tenant", "a b"], "tenant"),
     ],
 )
-def test_a_refused_option_exits_with_3_and_is_named(
-    run: Commands, house: House, option: list[str], named: str
-) -> None:
+def test_a_refused_option_exits_with_3_and_is_named(run: Commands, house: House, option: list[str], named: str) -> None:
     ran = run("submit", "embed", house.write("one.jsonl", "a"), *option, code=3)
     assert named in ran.err
 

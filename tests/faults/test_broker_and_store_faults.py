@@ -85,18 +85,23 @@ def test_a_broker_that_lost_everything_is_rebuilt_and_no_committed_shard_runs_ag
     assert not done_twice & finished
 
 
-def test_a_killed_controller_is_replaced_and_the_job_goes_on(
-    settings: Settings, client: Client, processes: Processes
-) -> None:
-    job = client.submit(BatchInferenceJob(pool="embed", input=rows(150), shard_rows=25))
-    processes.worker()
-    first = processes.holdshort("controller")
-    eventually(lambda: client.ledger.store.list("leader"), timeout=20, what="a controller leads")
-    first.kill()
-    second = Controller(settings)
-    eventually(second.lease.held, timeout=30, what="the second controller leads")
-    second.sweep()
-    assert_exactly_once(job, 150, job.wait(timeout=60))
+def test_a_killed_controller_is_replaced_and_the_job_goes_on(embedded_broker: Broker, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, embedded_broker.url, quantum_s=0.5, pools=SLOW)
+    processes = Processes(tmp_path, settings)
+    try:
+        with Client(settings=settings) as client:
+            job = client.submit(BatchInferenceJob(pool="embed", input=rows(150), shard_rows=25))
+            processes.worker()
+            first = processes.holdshort("controller")
+            eventually(lambda: client.ledger.store.list("leader"), timeout=20, what="a controller leads")
+            first.kill()
+            second = Controller(settings)
+            eventually(second.lease.held, timeout=30, what="the second controller leads")
+            second.sweep()
+            assert_exactly_once(job, 150, job.wait(timeout=60))
+    finally:
+        processes.end()
+        print(processes.logs())
 
 
 def test_a_store_folder_that_goes_away_in_mid_job_is_waited_for(embedded_broker: Broker, tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def settings_for(
 class Process:
     """One of our processes, logging to a file."""
 
-    def __init__(
-        self, command: list[str], settings: Settings, log: Path, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, command: list[str], settings: Settings, log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -110,9 +108,7 @@ class Processes:
 
     def holdshort(self, *arguments: str) -> Process:
         """A `holdshort` command that keeps running, such as controller, up or watch."""
-        return self._start(
-            [sys.executable, "-m", "holdshort.cli", *arguments], f"{arguments[0]}-{len(self._all)}.log"
-        )
+        return self._start([sys.executable, "-m", "holdshort.cli", *arguments], f"{arguments[0]}-{len(self._all)}.log")
 
     def alive(self, pool: str = "embed") -> int:
         """Workers that say they live."""

@@ -25,7 +25,10 @@ def settings(tmp_path: Path, embedded_broker: Broker) -> Settings:
 def _documents() -> list[dict[str, str]]:
     words = "hold short of the runway until the tower clears live traffic and the queue of patient batch work".split()
     return [
-        {"custom_id": f"d{n}", "input": " ".join(words[(n * 7 + k * (n + 3)) % len(words)] for k in range(3 + n * 5 % 90))}
+        {
+            "custom_id": f"d{n}",
+            "input": " ".join(words[(n * 7 + k * (n + 3)) % len(words)] for k in range(3 + n * 5 % 90)),
+        }
         for n in range(80)
     ]
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Engines: what turns rows into results, and how one is found by name."""
