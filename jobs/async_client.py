@@ -1,15 +1,18 @@
-"""The SDK for asyncio: the same names, awaited. Calls run in threads, so the event loop never blocks."""
+"""The SDK for asyncio: the same names, awaited. Looks at the store run in threads, so the event loop never blocks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from .client import Client, PoolStatus
 from .holds import Hold
-from .job import Job
+from .job import Job, still
+from .pauses import pauses
 from .results import ResultRow
 from .settings import Settings
 from .spec import BatchInferenceJob, CheckpointJob
@@ -34,13 +37,43 @@ class AsyncJob:
 
     async def results(self, *, follow: bool = True) -> AsyncIterator[ResultRow]:
         """The rows' results in input order; see Job.results."""
-        async for shard in _in_threads(self._job.result_shards(follow=follow)):
+        async for shard in self.result_shards(follow=follow):
             for row in shard:
                 yield row
 
+    async def result_shards(self, *, follow: bool = True, first: int = 0) -> AsyncIterator[list[ResultRow]]:
+        """The same, a shard at a time; see Job.result_shards."""
+        # Waiting is done here, not in a thread: a thread can't be cancelled, and the loop waits for it at its end.
+        for pause in pauses():
+            async for shard in _in_threads(self._job.result_shards(follow=False, first=first)):
+                yield shard
+                first += 1
+            if not follow or first >= self.record.shards:
+                return
+            await asyncio.sleep(pause)
+
     async def wait(self, *, timeout: float | None = None, progress: bool = False) -> Status:  # noqa: ASYNC109 - same names
         """Wait until the job has ended; see Job.wait. Cancelling the task leaves the job running."""
-        return await asyncio.to_thread(self._job.wait, timeout=timeout, progress=progress)
+        if not progress:
+            return await self.poll(lambda _: None, timeout=timeout)
+        from .progress import shown
+
+        with shown(self.id, self.record.rows) as show:
+            return await self.poll(show, timeout=timeout)
+
+    async def poll(self, each: Callable[[Status], None], *, timeout: float | None = None) -> Status:  # noqa: ASYNC109
+        """Call `each` with the status until the job has ended; returns the last one."""
+        end = None if timeout is None else time.monotonic() + timeout
+        for pause in pauses():
+            status = await self.status()
+            each(status)
+            if status.has_ended:
+                return status
+            left = math.inf if end is None else end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(still(status))
+            await asyncio.sleep(min(pause, left))
+        raise AssertionError("pauses never end")
 
     async def cancel(self, reason: str = "") -> bool:
         return await asyncio.to_thread(self._job.cancel, reason)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .ledger import Ledger
+from .pauses import pauses
 from .record import JobRecord, Outcome
 from .results import ResultRow, result_shards
 from .status import Status, StatusReader
 
 if TYPE_CHECKING:
     from .client import Client
-
-_POLL_FIRST_S, _POLL_MOST_S = 0.01, 0.5
 
 
 class Job:
@@ -48,10 +48,14 @@ class Job:
         for shard in self.result_shards(follow=follow):
             yield from shard
 
-    def result_shards(self, *, follow: bool = True) -> Iterator[list[ResultRow]]:
-        """The same, a shard at a time: that is how they appear."""
+    def result_shards(self, *, follow: bool = True, first: int = 0) -> Iterator[list[ResultRow]]:
+        """The same, a shard at a time: that is how they appear.
+
+        Args:
+            first: the shard to begin with.
+        """
         wait = self._waiter() if follow else None
-        for lines in result_shards(self._ledger, self.record, wait=wait):
+        for lines in result_shards(self._ledger, self.record, wait=wait, first=first):
             yield [ResultRow(line) for line in lines]
 
     def wait(self, *, timeout: float | None = None, progress: bool = False) -> Status:
@@ -61,25 +65,26 @@ class Job:
             timeout: seconds; then TimeoutError is raised, and the job runs on.
             progress: show a bar on standard error (plain lines where that is no terminal).
         """
-        if progress:
-            from .progress import wait_with_progress
+        if not progress:
+            return self.poll(lambda _: None, timeout=timeout)
+        from .progress import shown
 
-            return wait_with_progress(self, timeout=timeout)
-        return self.poll(lambda _: None, timeout=timeout)
+        with shown(self.id, self.record.rows) as show:
+            return self.poll(show, timeout=timeout)
 
     def poll(self, each: Callable[[Status], None], *, timeout: float | None = None) -> Status:
         """Call `each` with the status until the job has ended; returns the last one."""
         end = None if timeout is None else time.monotonic() + timeout
-        pause = _POLL_FIRST_S
-        while True:
+        for pause in pauses():
             status = self.status()
             each(status)
             if status.has_ended:
                 return status
-            if end is not None and time.monotonic() >= end:
-                raise TimeoutError(f"job {self.id} is {status.state} ({status.done} of {status.rows} rows); it runs on")
-            time.sleep(pause)
-            pause = min(_POLL_MOST_S, pause * 1.5)
+            left = math.inf if end is None else end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(still(status))
+            time.sleep(min(pause, left))
+        raise AssertionError("pauses never end")
 
     def cancel(self, reason: str = "") -> bool:
         """Ask for the job to be cancelled; False if it had been asked for, or had ended, before."""
@@ -98,14 +103,17 @@ class Job:
         return self._client.why(self.id)
 
     def _waiter(self) -> Callable[[], Outcome | None]:
-        pause = _POLL_FIRST_S
+        pause = pauses()
 
         def wait() -> Outcome | None:
-            nonlocal pause
             outcome = self._ledger.outcome(self.id)
             if outcome is None:
-                time.sleep(pause)
-                pause = min(_POLL_MOST_S, pause * 1.5)
+                time.sleep(next(pause))
             return outcome
 
         return wait
+
+
+def still(status: Status) -> str:
+    """What to say when a job has not ended in time."""
+    return f"job {status.id} is {status.state} ({status.done} of {status.rows} rows); it runs on"

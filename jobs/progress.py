@@ -1,27 +1,23 @@
-"""A progress bar for a job, on standard error."""
+"""A job's progress on standard error: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from .status import Status
-
-if TYPE_CHECKING:
-    from .job import Job
 
 _LINE_EVERY_S = 5.0
 
 
-def wait_with_progress(job: Job, *, timeout: float | None = None) -> Status:
-    """Wait for a job, showing rows done, rate, time left and what it waits for."""
+@contextmanager
+def shown(job_id: str, rows: int) -> Generator[Callable[[Status], None]]:
+    """What to call with each status: shows rows done, rate, time left and what the job waits for."""
     if not sys.stderr.isatty():
-        return _with_lines(job, timeout)
-    return _with_bar(job, timeout)
-
-
-def _with_bar(job: Job, timeout: float | None) -> Status:
+        yield _lines(job_id)
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,7 +38,7 @@ def _with_bar(job: Job, timeout: float | None) -> Status:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(job.id, total=job.record.rows, note="")
+        task = bar.add_task(job_id, total=rows, note="")
 
         def show(status: Status) -> None:
             note = "" if status.state in ("running", "completed") else f"[yellow]{status.state}[/]"
@@ -50,17 +46,17 @@ def _with_bar(job: Job, timeout: float | None) -> Status:
                 note += f" [red]{status.counts.error} failed[/]"
             bar.update(task, completed=status.done, note=note)
 
-        return job.poll(show, timeout=timeout)
+        yield show
 
 
-def _with_lines(job: Job, timeout: float | None) -> Status:
-    shown = (-1, 0.0)
+def _lines(job_id: str) -> Callable[[Status], None]:
+    last = (-1, 0.0)
 
     def show(status: Status) -> None:
-        nonlocal shown
+        nonlocal last
         now = time.monotonic()
-        if status.has_ended or (status.done != shown[0] and now - shown[1] >= _LINE_EVERY_S):
-            shown = (status.done, now)
-            sys.stderr.write(f"{job.id}: {status.state}, {status.done} of {status.rows} rows\n")
+        if status.has_ended or (status.done != last[0] and now - last[1] >= _LINE_EVERY_S):
+            last = (status.done, now)
+            sys.stderr.write(f"{job_id}: {status.state}, {status.done} of {status.rows} rows\n")
 
-    return job.poll(show, timeout=timeout)
+    return show

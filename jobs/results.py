@@ -76,17 +76,18 @@ class ResultRow:
 
 
 def result_shards(
-    ledger: Ledger, record: JobRecord, *, wait: Callable[[], Outcome | None] | None
+    ledger: Ledger, record: JobRecord, *, wait: Callable[[], Outcome | None] | None, first: int = 0
 ) -> Iterator[list[bytes]]:
     """Result lines in input order, shard by shard.
 
     Args:
         wait: called when the next shard is not there yet; waits a moment and returns the outcome if the job
             has ended. None: stop at the first shard that is not there.
+        first: the shard to begin with.
     """
     outcome = ledger.outcome(record.id)
     committed = set(ledger.committed(record.id))
-    for shard in range(record.shards):
+    for shard in range(first, record.shards):
         while outcome is None and shard not in committed:
             if wait is None:
                 return

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ..jobs.broker.message import Message
@@ -115,7 +115,7 @@ class Runner:
             return "dropped"
         if self._lane_is_parked():
             # Taking a turn only to park it would be noise in the ledger.
-            self._hand_back(message)
+            self._hand_back(message, redelivered=redelivered)
             return "handed_back"
         taken = self._ledger.take_turn(
             record,
@@ -175,10 +175,11 @@ class Runner:
         )
         self._at("continued", stripe)
 
-    def _hand_back(self, message: Message) -> None:
+    def _hand_back(self, message: Message, *, redelivered: bool) -> None:
         # A held lane may deliver the message to us again at once; not faster than this.
         self._wait(time.monotonic() + self._limits.park_after_s)
-        self._send(message)
+        # Our copy will not be marked as redelivered, so it must not ask for a turn that a dead worker has taken.
+        self._send(replace(message, turn=message.turn + 1) if redelivered else message)
 
     def _send(self, message: Message) -> None:
         try:

@@ -33,6 +33,8 @@ OUTBOX_AGE_S = 2.0
 """An entry this old was not published by its submitter."""
 LOOK_EVERY_S = 2.0
 LOOKS_PER_S = 50.0
+LOST_AFTER_S = 10.0
+"""A stripe that waits for so long while its pool's queue is empty has lost its message."""
 END_GRACE_S = 5.0
 """How long workers have for ending a stripe in their hands themselves, keeping its open shard."""
 TIDY_EVERY_S = 3600.0
@@ -59,6 +61,7 @@ class Controller:
         self._looked: dict[str, float] = {}
         self._ending: dict[str, float] = {}
         self._republished: dict[tuple[str, int], float] = {}
+        self._empty: dict[str, bool] = {}
         self._tidied = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
@@ -81,6 +84,7 @@ class Controller:
     def sweep(self) -> None:
         """One round."""
         now = time.monotonic()
+        self._empty.clear()
         self._publish_outbox(now)
         active = list(self.ledger.active())
         every_s = max(LOOK_EVERY_S, len(active) / LOOKS_PER_S)
@@ -127,13 +131,21 @@ class Controller:
             before = priority_now(record, now=last, waiting_since=since)
             wanted = priority_now(record, now=now, waiting_since=since)
             in_hand = turn is not None and now - since < self.settings.quantum_s + 60.0
-            if in_hand or (wanted <= before and now - last < AGE_STEP_S):
+            if in_hand:
+                continue
+            lost = now - last >= LOST_AFTER_S and self._queue_is_empty(record.pool)
+            if wanted <= before and now - last < AGE_STEP_S and not lost:
                 continue
             self._republished[(record.id, stripe)] = now
             number = turn.key.number + 1 if turn else 1
             # One beyond what waits, so that this one makes the waiting one stale once it is taken.
             self.broker.publish([Message(record.pool, record.id, stripe, number + 1, wanted)])
             log.info("stripe %s of job %s is published with priority %s", stripe, record.id, wanted)
+
+    def _queue_is_empty(self, pool: str) -> bool:
+        if pool not in self._empty:
+            self._empty[pool] = self.broker.depth(pool) == 0
+        return self._empty[pool]
 
     # -- ending ------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -206,3 +207,31 @@ def test_a_job_that_waits_for_long_is_published_again_more_urgently(slow: Settin
 def _at_rest(log: Path, *, for_s: float = 1.0) -> bool:
     """Whether a file has not grown for a while."""
     return time.time() - log.stat().st_mtime >= for_s
+
+
+def test_a_message_that_got_lost_is_published_again_once_the_queue_is_empty(slow: Settings) -> None:
+    with Client(settings=slow) as client:
+        client.submit(BatchInferenceJob(pool="embed", input=rows(4), max_parallelism=1))
+        assert client.broker.purge("embed") == 1
+        soon = Controller(slow, clock=lambda: time.time() + 30)
+        assert soon.lease.held()
+        soon.sweep()
+        assert client.broker.depth("embed") == 1
+        soon.sweep()
+        assert client.broker.depth("embed") == 1
+
+
+def test_a_message_handed_back_by_a_held_worker_after_a_crash_is_not_lost(slow: Settings, running: Processes) -> None:
+    try:
+        with Client(settings=slow) as client:
+            job = client.submit(BatchInferenceJob(pool="embed", input=rows(60), shard_rows=20, max_parallelism=1))
+            doomed = running.worker(kill_at="before_commit", ready=False)
+            assert doomed.wait(timeout=30) == -signal.SIGKILL
+            client.hold("embed", reason="deploy")
+            second = running.worker()
+            eventually(lambda: client.broker.depth("embed") == 1 and second.status is None, timeout=30)
+            client.clear("embed")
+            assert_exactly_once(job, 60, job.wait(timeout=60))
+    finally:
+        running.end()
+        print(running.logs())
