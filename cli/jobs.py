@@ -115,7 +115,7 @@ def status(
 ) -> None:
     """Show where a job stands. With --wait, exit code 5 says that not every row is ok.
 
-    Example: `holdshort status 01k9 --wait`
+    Example: `holdshort status 01k9m2x7 --wait`
     """
     from ..jobs import Client
 
@@ -139,7 +139,7 @@ def results(
 ) -> None:
     """Print a job's results as JSON Lines, in input order (with --json: as one JSON array).
 
-    Example: `holdshort results 01k9 --follow -o results.jsonl`
+    Example: `holdshort results 01k9m2x7 --follow -o results.jsonl`
     """
     from ..jobs import Client
     from .output import note
@@ -162,7 +162,7 @@ def results(
 def why(job: JobId, json: AsJson = False) -> None:
     """Say in one sentence why a job is not running, or what it does.
 
-    Example: `holdshort why 01k9`
+    Example: `holdshort why 01k9m2x7`
     """
     from ..jobs import Client
     from .output import print_json, say
@@ -180,7 +180,7 @@ def cancel(
 ) -> None:
     """Cancel a job: rows that are done stay, the others end as cancelled.
 
-    Example: `holdshort cancel 01k9 --reason "wrong folder"`
+    Example: `holdshort cancel 01k9m2x7 --reason "wrong folder"`
     """
     _steer(job, "cancelled", lambda found: found.cancel(reason), json=json)
 
@@ -188,7 +188,7 @@ def cancel(
 def pause(job: JobId, json: AsJson = False) -> None:
     """Let a job rest after what is in hand, until `resume`.
 
-    Example: `holdshort pause 01k9`
+    Example: `holdshort pause 01k9m2x7`
     """
     _steer(job, "paused", lambda found: found.pause(), json=json)
 
@@ -196,7 +196,7 @@ def pause(job: JobId, json: AsJson = False) -> None:
 def resume(job: JobId, json: AsJson = False) -> None:
     """Let a paused job go on.
 
-    Example: `holdshort resume 01k9`
+    Example: `holdshort resume 01k9m2x7`
     """
     _steer(job, "resumed", lambda found: found.resume(), json=json)
 
@@ -208,7 +208,7 @@ def retry(
 ) -> None:
     """Submit the rows of an ended job that are not ok, as a new job.
 
-    Example: `holdshort retry 01k9 --wait`
+    Example: `holdshort retry 01k9m2x7 --wait`
     """
     from ..jobs import Client
 

@@ -96,7 +96,9 @@ class Client:
 
         Raises:
             RefusedInput: the input, line by line; nothing was accepted.
-            UnknownPool, RefusedJob, IdempotencyConflict, StoreUnavailable: nothing was accepted.
+            UnknownPool, RefusedJob, IdempotencyConflict: nothing was accepted.
+            StoreUnavailable: nothing was accepted, unless only the answer to the last write was lost. With an
+                idempotency key, submitting again is safe.
         """
         record = submit(self._direct, self.broker, self.settings, job)
         return Job(self, self.ledger, record)

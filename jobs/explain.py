@@ -9,6 +9,9 @@ from .holds import Hold
 from .presence import Beat
 from .status import Status
 
+_MOMENT_S = 3.0
+"""A little more than the age of a heartbeat."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -42,7 +45,8 @@ def explain(facts: Facts) -> str:
         return f"The job is being cancelled; {progress}."
     if status.state == "paused":
         return f"The job is paused; `holdshort resume {status.id}` lets it go on; {progress}."
-    busy = [worker for worker in facts.workers if worker.job == status.id]
+    # A heartbeat may be older than the turn that its worker took; who took the latest turns is in the ledger.
+    busy = [w for w in facts.workers if w.job == status.id or (not w.job and w.worker_id in status.workers)]
     if facts.hold is not None:
         until = "until it is cleared"
         if facts.hold.until is not None:
@@ -60,9 +64,11 @@ def explain(facts: Facts) -> str:
         )
     if facts.depth is None:
         return f"The broker does not answer, and workers get their work from it; {progress}."
+    others = sorted({worker.job for worker in facts.workers if worker.job})
+    if status.state == "queued" and facts.now - status.accepted_at < _MOMENT_S and not others:
+        return f"It was accepted a moment ago, and workers are idle; {progress}."
     if facts.unpublished:
         return f"Its messages are not with the broker yet; a controller publishes them (`holdshort up`); {progress}."
-    others = sorted({worker.job for worker in facts.workers if worker.job})
     if others:
         ahead = f"{facts.ahead} job{'s' if facts.ahead != 1 else ''} ahead" if facts.ahead else "its turn comes next"
         return (

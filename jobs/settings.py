@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import tomllib
 from collections.abc import Iterable
@@ -59,10 +60,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="HOLDSHORT_", extra="forbid", frozen=True)
 
-    broker: str = Field(default_factory=lambda: f"embedded://{data_folder() / 'broker.db'}")
-    """embedded:///path/broker.db, amqp://… (RabbitMQ) or redis://… (Redis, Valkey)."""
     store: str = Field(default_factory=lambda: str(data_folder() / "store"))
     """A folder, s3://bucket/prefix or gs://bucket/prefix."""
+    broker: str = Field(default_factory=lambda known: _embedded_broker(known["store"]))
+    """embedded:///path/broker.db, amqp://… (RabbitMQ) or redis://… (Redis, Valkey).
+
+    Without one, each store has an embedded broker of its own: in its folder, or on this machine for a remote one.
+    """
     store_options: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Passed to the fsspec file system, e.g. {endpoint_url = "http://…"}."""
     fsync: bool = False
@@ -99,6 +103,7 @@ class Settings(BaseSettings):
     def load(cls, **given: Any) -> Settings:
         """Settings from all sources; those given here win. None means: not given. Raises SettingsError."""
         given = {key: value for key, value in given.items() if value is not None}
+        _check_environment()
         try:
             return cls(**given)
         except ValidationError as error:
@@ -112,9 +117,19 @@ class Settings(BaseSettings):
             return self.pools[name]
         except KeyError:
             raise UnknownPool(
-                f"No pool is called {name!r}{_nearest(name, self.pools)}. "
+                f"No pool is called {name!r}{_nearest(name, self.pools)} "
                 f"Configured: {', '.join(self.pools)} (in {config_file() or 'the built-in defaults'})."
             ) from None
+
+
+def _embedded_broker(store: str) -> str:
+    scheme, separator, rest = store.partition("://")
+    if not separator or scheme in ("file", "local"):
+        folder = Path(rest if separator else store).expanduser().absolute() / ".holdshort"
+    else:
+        folder = data_folder() / "brokers" / hashlib.sha256(store.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"embedded://{folder}/broker.db"
 
 
 class _File(TomlConfigSettingsSource):
@@ -148,7 +163,19 @@ def config_file() -> Path | None:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def _check_environment() -> None:
+    """Refuse a variable that is nearly one of ours; one that is far from all may be somebody else's."""
+    known = [f"HOLDSHORT_{field.upper()}" for field in (*Settings.model_fields, "config", "traceback")]
+    for name in os.environ:
+        if (
+            name.startswith("HOLDSHORT_")
+            and name not in known
+            and (close := difflib.get_close_matches(name, known, n=1, cutoff=0.85))
+        ):
+            raise SettingsError(f"The environment variable {name} is none of ours; did you mean {close[0]}?")
 
 
 def _explain(error: ValidationError) -> str:

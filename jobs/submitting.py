@@ -39,7 +39,8 @@ def submit(ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferen
     Raises:
         RefusedInput, RefusedJob, UnknownPool: nothing was accepted.
         IdempotencyConflict: the key was used for different content.
-        StoreUnavailable: nothing was accepted.
+        StoreUnavailable: nothing was accepted, unless only the answer to the last write was lost. With an
+            idempotency key, submitting again is safe.
     """
     settings.pool(job.pool)
     record = accept(ledger, job, _rows(ledger.store, settings, job))

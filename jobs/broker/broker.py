@@ -146,7 +146,7 @@ class Broker:
             except self._errors() as error:
                 self._drop()
                 raise BrokerUnavailable(
-                    f"The broker {self.safe_url} does not answer: {str(error) or type(error).__name__}. "
+                    f"The broker {self.safe_url} does not answer: {(str(error) or type(error).__name__).rstrip('.')}. "
                     f"Check that it runs and that HOLDSHORT_BROKER names it."
                 ) from error
 

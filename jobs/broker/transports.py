@@ -59,7 +59,8 @@ def transport(settings: Settings) -> Transport:
             return Transport(
                 "amqp",
                 inverted=False,
-                queue_arguments={"x-max-priority": 9},
+                # A virtual host may make quorum queues by default, which refuse x-max-priority.
+                queue_arguments={"x-queue-type": "classic", "x-max-priority": 9},
                 options={"confirm_publish": True},
             )
         case "redis" | "rediss":

@@ -62,9 +62,7 @@ class WebhookSender:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self, ledger: Ledger, secret: SecretStr | None, *, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, ledger: Ledger, secret: SecretStr | None, *, clock: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
         self._secret = secret
         self._clock = clock

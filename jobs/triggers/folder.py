@@ -158,7 +158,7 @@ class FolderTrigger:
 
     def _reject(self, path: Path, identity: FileIdentity, error: RefusedJob) -> None:
         problems = [
-            {"where": problem.where, "code": problem.code, "message": problem.message}
+            {"where": problem.where, "code": problem.code, "message": problem.message, "cure": problem.cure}
             for problem in (error.problems if isinstance(error, RefusedInput) else ())
         ]
         if identify(path) != identity:

@@ -5,6 +5,7 @@ This module knows how to open, lock, retry and close. What is in the file is `da
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import random
@@ -112,7 +113,7 @@ class SqliteFile:
             if connection is None:
                 return
             if self._pid != os.getpid():
-                _leave_to_parent.append(connection)
+                _abandon(connection)
                 return
             try:
                 connection.close()
@@ -149,9 +150,10 @@ class SqliteFile:
         connection = self._connection
         if connection is not None:
             now = time.monotonic()
-            if self._pid == os.getpid() and (now < self._identity_due or self._is_same_file(now)):
+            if self._pid != os.getpid():
+                self.close()
+            elif now < self._identity_due or self._is_same_file(now):
                 return connection
-            self.close()
         return self._connect()
 
     def _is_same_file(self, now: float) -> bool:
@@ -165,6 +167,9 @@ class SqliteFile:
         if self._connection is not None and self._connection.in_transaction:
             return True
         log.error("The broker file %s was removed or replaced while in use; opening what is there now.", self.path)
+        # Closing would delete, by name, the log of the file that is there now.
+        _abandon(self._connection)
+        self._connection = None
         return False
 
     def _connect(self) -> sqlite3.Connection:
@@ -277,8 +282,6 @@ class SqliteFile:
         self._lock.release()
 
 
-#: Connections of a parent that forked without Python's hooks: closing them here would drop its locks.
-_leave_to_parent: list[sqlite3.Connection] = []
 _forking: list[SqliteFile] = []
 
 
@@ -295,3 +298,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _abandon(connection: sqlite3.Connection | None) -> None:
+    """Never close this connection, not even when the interpreter ends: closing it would harm others.
+
+    It is one whose file was replaced, or a parent's in a child that was forked behind Python's back.
+    """
+    if connection is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

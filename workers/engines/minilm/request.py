@@ -10,7 +10,7 @@ from ....jobs.rows import RowError
 from ..names import nearest
 
 DIMENSIONS = 384
-_KNOWN = ("input", "encoding_format", "dimensions", "truncate", "model", "user")
+_KNOWN = ("input", "encoding_format", "dimensions", "truncate", "model", "user", "metadata")
 _ENDPOINT = "/v1/embeddings"
 
 
