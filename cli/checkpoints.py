@@ -10,6 +10,18 @@ import typer
 from .exits import Exit
 from .jobs import AsJson, follow
 
+
+def _checked(name: str) -> str:
+    from ..jobs.spec import check_name
+
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise typer.BadParameter(f"{name!r} {error}") from error
+
+
+Name = Annotated[str, typer.Argument(help="What the checkpoints belong to, e.g. a training run.", callback=_checked)]
+
 app = typer.Typer(no_args_is_help=True, help="Copy checkpoints into the store, list and verify them.")
 
 
@@ -36,7 +48,7 @@ def save(
 
 
 @app.command("list")
-def list_(name: Annotated[str, typer.Argument(help="What the checkpoints belong to.")], json: AsJson = False) -> None:
+def list_(name: Name, json: AsJson = False) -> None:
     """List committed checkpoints.
 
     Example: `holdshort checkpoint list run-7`
@@ -57,8 +69,8 @@ def list_(name: Annotated[str, typer.Argument(help="What the checkpoints belong 
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(help="What the checkpoint belongs to.")],
-    step: Annotated[int, typer.Argument(help="Its step.")],
+    name: Name,
+    step: Annotated[int, typer.Argument(help="Its step.", min=0)],
     json: AsJson = False,
 ) -> None:
     """Read a checkpoint's files and compare sizes and checksums with its manifest.

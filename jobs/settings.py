@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.sources import TomlConfigSettingsSource
 
 from ..storage.errors import SettingsError, UnknownPool
+from .broker import embedded
 from .spec import Name
 
 FILE = "holdshort.toml"
@@ -129,7 +130,7 @@ def _embedded_broker(store: str) -> str:
     else:
         folder = data_folder() / "brokers" / hashlib.sha256(store.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    return f"embedded://{folder}/broker.db"
+    return embedded.url(folder / "broker.db")
 
 
 class _File(TomlConfigSettingsSource):

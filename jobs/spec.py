@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,8 @@ def duration_s(text: str) -> float:
     return seconds
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """A name of a pool, tenant or checkpoint; ValueError for what can't be one."""
     if not _NAME.fullmatch(name):
         raise ValueError("must be 1 to 63 letters, digits, - or _, starting with a letter or digit")
     return name
@@ -55,7 +57,12 @@ def _check_webhook(url: str) -> str:
     return url
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+def _absolute(source: str) -> str:
+    # Workers run in other folders.
+    return source if "://" in source else os.path.abspath(os.path.expanduser(source))
+
+
+Name = Annotated[str, AfterValidator(check_name)]
 
 
 class _Job(BaseModel):
@@ -145,7 +152,7 @@ class CheckpointJob(_Job):
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
-    source: str
+    source: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
     """The folder: a path, which each worker of the pool must see, or an fsspec URL."""
     name: Name
     """What the checkpoint belongs to, such as a training run."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import orjson
 
+from ..storage.checkpoints import source_of, version_of
 from ..storage.errors import BrokerUnavailable, IdempotencyConflict, RefusedJob, StoreError
 from ..storage.local import LocalStore
 from ..storage.store import Store
@@ -157,23 +158,26 @@ def _inside(store: Store) -> Callable[[str], bool]:
 
 
 def _files(job: CheckpointJob) -> Iterator[InputRow]:
-    """A row for each file of the checkpoint, with the size that it has now."""
-    import fsspec
-
-    # fsspec carries no types.
-    fs, root = cast("tuple[Any, str]", fsspec.url_to_fs(job.source))  # pyright: ignore[reportUnknownMemberType]
-    base = root.rstrip("/")
+    """A row for each file of the checkpoint, with the size and the version that it has now."""
+    fs, base = source_of(job.source)
     found = cast("dict[str, dict[str, Any]]", fs.find(base, detail=True))
     if not found or not fs.isdir(base):
         raise RefusedJob(f"{job.source} is no folder with files in it. Nothing was submitted.")
     for path in sorted(found):
         relative = path.removeprefix(base).lstrip("/")
+        if found[path]["type"] != "file" and not fs.isfile(path):
+            raise RefusedJob(f"{path} is no regular file, and can't be copied. Remove it. Nothing was submitted.")
         body = {
-            "source": f"{job.source.rstrip('/')}/{relative}",
+            "source": job.source,
             "path": relative,
             "size_bytes": found[path]["size"],
+            "version": version_of(found[path]),
         }
-        line = orjson.dumps({"custom_id": relative, "body": body})
+        try:
+            line = orjson.dumps({"custom_id": relative, "body": body})
+        except TypeError as error:
+            shown = path.encode("utf-8", "backslashreplace").decode()
+            raise RefusedJob(f"The name of {shown} is not UTF-8. Rename it. Nothing was submitted.") from error
         yield InputRow(custom_id=relative, line=line, where=path)
 
 

@@ -8,7 +8,8 @@ A reader takes only what a manifest names, so it sees whole checkpoints or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 from urllib.parse import quote, unquote
@@ -20,6 +21,8 @@ from .errors import Corrupt, ObjectNotFound
 from .store import Store
 
 VERSION = 1
+_SEGMENT_CHARS, _KEPT_CHARS = 240, 200
+_VERSIONS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,13 @@ def commit_manifest(store: Store, name: str, step: int, *, attempt: str, files: 
 def read_manifest(store: Store, name: str, step: int) -> Manifest:
     """A committed checkpoint's manifest. Raises ObjectNotFound for a step that is not committed."""
     try:
-        found: dict[str, Any] = orjson.loads(store.read(manifest_path(name, step)))
+        data = store.read(manifest_path(name, step))
+    except ObjectNotFound:
+        raise ObjectNotFound(
+            f"The store {store.url} holds no step {step} of {name}; `holdshort checkpoint list {name}` lists them."
+        ) from None
+    try:
+        found: dict[str, Any] = orjson.loads(data)
         newer = found.pop("version") > VERSION
         if not newer:
             found["files"] = tuple(CopiedFile(**file) for file in found["files"])
@@ -121,11 +130,31 @@ class Sum:
         return f"{self._crc:08x}"
 
 
+def source_of(source: str) -> tuple[Any, str]:
+    """The fsspec file system of a checkpoint's source, and the folder's path in it, without a "/" at its end."""
+    import fsspec
+
+    untyped: Any = fsspec
+    # Only what is a URL is read as one: a folder of this machine may have any name.
+    fs, path = untyped.url_to_fs(source) if "://" in source else (untyped.filesystem("file"), source)
+    return fs, path.rstrip("/")
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What changes when a file's bytes do, as far as its file system tells (fsspec's `info`); else ""."""
+    return next((str(info[name]) for name in _VERSIONS if info.get(name) is not None), "")
+
+
 def _coded(segment: str) -> str:
     text = quote(segment, safe=" @=+,:~")
-    return f"%{ord(text[0]):02X}{text[1:]}" if text.startswith((".", " ")) else text
+    if text.startswith((".", " ")):
+        text = f"%{ord(text[0]):02X}{text[1:]}"
+    if len(text) <= _SEGMENT_CHARS:
+        return text
+    # Too long for a store: cut, and told from others by a digest. The manifest has the whole name.
+    return f"{text[:_KEPT_CHARS]}~{hashlib.sha256(segment.encode()).hexdigest()[:32]}"
 
 
 def decoded(segment: str) -> str:
-    """The file name that a segment stands for."""
+    """The file name that a segment stands for, unless it was too long."""
     return unquote(segment)

@@ -79,7 +79,12 @@ class Controller:
         except StoreError as error:
             log.warning("the lease runs out by itself: %s", error)
         hooks.join(timeout=15)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the broker and to webhooks."""
         self.broker.close()
+        self.webhooks.close()
 
     def sweep(self) -> None:
         """One round."""

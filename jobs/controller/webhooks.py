@@ -88,6 +88,12 @@ class WebhookSender:
             if outcome is not None:
                 self._try(record, outcome)
 
+    def close(self) -> None:
+        """Close what is kept open between deliveries."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def _try(self, record: JobRecord, outcome: Outcome) -> None:
         store = self._ledger.store
         tried = store.list(layout.deliveries(record.id))

@@ -494,3 +494,16 @@ def test_a_doorbell_that_is_full_is_no_error(tmp_path: Path) -> None:
     assert time.monotonic() - before >= 0.04
     bell.close()
     ringer.close()
+
+
+def test_what_nothing_is_bound_for_goes_to_the_dead_letter_queue_if_there_is_one(connect: Connect) -> None:
+    for options, kept in (({}, 0), ({"deadletter_queue": "dead"}, 1)):
+        connection = connect(**options)
+        exchange = Exchange("d", "direct")
+        producer = Producer(connection.default_channel, exchange, serializer="json")
+        if kept:
+            with pytest.warns(UserWarning, match="No queues bound"):
+                producer.publish("a", routing_key="nowhere")
+        else:
+            producer.publish("a", routing_key="nowhere")
+        assert connection.transport.database.file.run("SELECT count(*) FROM message") == [(kept,)]

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import CheckpointJob, Client, Job, RefusedJob, Settings
 from holdshort.storage.checkpoints import Manifest, read_manifest, steps, verify
 from support.brokers import EmbeddedBroker
@@ -23,7 +24,7 @@ FILES = {
     "empty.bin": b"",
     "ünïcode ☃.txt": "schön".encode(),
     "odd #%?&[*]=+,;'\"\\.bin": b"odd",
-    "chained::like://url.bin": b"looks like a URL",
+    "chained::like::url.bin": b"looks like a URL",
     " leading and trailing ": b"spaces",
     "new\nline.bin": b"line",
     "%41.bin": b"not A",
@@ -183,7 +184,7 @@ def test_what_is_no_folder_with_files_is_refused(client: Client, tmp_path: Path)
 def test_a_file_whose_name_is_no_unicode_is_refused_by_name(client: Client, source: Path) -> None:
     with open(os.fsencode(source) + b"/bad\xff.bin", "wb") as file:
         file.write(b"x")
-    with pytest.raises(RefusedJob, match=r"bad\\xff\.bin"):
+    with pytest.raises(RefusedJob, match=r"bad\\udcff\.bin"):
         _submit(client, source)
     assert list(client.jobs()) == []
 
@@ -235,6 +236,6 @@ def test_commands_on_a_checkpoint_that_is_not_there_say_so(settings: Settings, s
     assert "No checkpoint of nobody" in run("checkpoint", "list", "nobody").err
     assert run("checkpoint", "list", "nobody", "--json").json == []
     assert "step 7 of nobody" in run("checkpoint", "verify", "nobody", "7", code=4).err
-    run("checkpoint", "list", "../up", code=4)
+    run("checkpoint", "list", "../up", code=2)
     assert "no folder" in run("checkpoint", "save", "embed", "nowhere", "--name", "run", "--step", "1", code=3).err
     assert "did you mean" in run("checkpoint", "save", "embd", str(source), "--name", "run", "--step", "1", code=4).err

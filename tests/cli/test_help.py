@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
+
 from holdshort.cli.app import app
 from holdshort.cli.exits import Exit
 from support.commands import Commands
-from typer.testing import CliRunner
 
 COMMANDS = [
     "submit", "jobs", "status", "results", "why", "cancel", "pause", "resume", "retry", "recover", "pools", "hold",

@@ -8,7 +8,6 @@ from holdshort.jobs import Client
 from support.commands import Commands
 from support.holdshort import settings_for
 from support.house import House
-from support.ports import free_port
 from support.waiting import eventually
 
 
@@ -94,8 +93,8 @@ def test_recover_names_the_jobs_whose_messages_it_published(run: Commands, house
 def test_a_broker_that_is_away_exits_with_6_where_it_is_needed_and_a_job_is_accepted_all_the_same(
     tmp_path: Path,
 ) -> None:
-    settings = settings_for(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
-    run = Commands(tmp_path, settings)
+    (tmp_path / "file").write_text("in the way")
+    run = Commands(tmp_path, settings_for(tmp_path, f"embedded://{tmp_path}/file/broker.db"))
     (tmp_path / "rows.jsonl").write_text('{"input": "a"}\n')
     job_id = run("submit", "embed", "rows.jsonl").out.strip()
     assert run("status", job_id, "--json").json["state"] == "queued"
@@ -141,7 +140,7 @@ def test_doctor_says_what_is_broken_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     run = Commands(tmp_path, None)
     (tmp_path / "holdshort.toml").write_text(
-        f'store = "{tmp_path}/file/store"\nbroker = "redis://127.0.0.1:{free_port()}/0"\n'
+        f'store = "{tmp_path}/file/store"\nbroker = "embedded://{tmp_path}/file/broker.db"\n'
         '[pools.a]\nengine = "function"\noptions = { target = "nowhere:nothing" }\n'
         '[pools.b]\nengine = "minilmm"\n'
     )
@@ -155,3 +154,16 @@ def test_doctor_says_what_is_broken_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "holdshort.toml").write_text("stroe = 1\n")
     (finding,) = run("doctor", "--json", code=1).json
     assert "did you mean 'store'" in finding["found"]
+
+
+def test_what_would_run_long_is_refused_at_once_when_it_cannot(tmp_path: Path, run: Commands, house: House) -> None:
+    assert "did you mean 'embed'" in run("worker", "embd", code=4).err
+    run("watch", "nowhere", "--pool", "embed", code=2)
+    assert "did you mean 'embed'" in run("watch", ".", "--pool", "embd", code=4).err
+    assert "lies in the store" in run("watch", "store/jobs", "--pool", "embed", code=7).err
+    broken = Commands(tmp_path, None)
+    (tmp_path / "holdshort.toml").write_text(
+        f'store = "{tmp_path}/store"\nbroker = "embedded://{tmp_path}/broker.db"\n'
+        '[pools.a]\nengine = "function"\noptions = { target = "nowhere:nothing" }\n'
+    )
+    assert "nowhere" in broken("worker", "a", code=7).err

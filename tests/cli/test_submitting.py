@@ -6,12 +6,9 @@ import json
 import re
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-from holdshort.jobs import Client
+
 from support.commands import PROGRAM, Commands
 from support.house import House
 from support.waiting import eventually

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from holdshort.jobs import Client, Settings
-from holdshort.jobs.settings import PoolSettings, WatchSettings
+from holdshort.jobs.settings import PoolSettings
 from support.brokers import EmbeddedBroker
 from support.commands import Commands
 from support.holdshort import Process, Processes, settings_for

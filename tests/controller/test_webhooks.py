@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
+
 from holdshort.jobs import BatchInferenceJob, Client, Job, Settings, SettingsError
 from holdshort.jobs.controller import Controller
 from holdshort.jobs.controller.webhooks import PAUSES_S, WebhookSender
 from holdshort.jobs.ledger import layout
-from pydantic import SecretStr, ValidationError
 from support.brokers import EmbeddedBroker
 from support.holdshort import Processes, settings_for
 from support.ports import free_port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,9 @@ def test_a_killed_controller_is_replaced_and_the_job_goes_on(embedded_broker: Br
             first = processes.holdshort("controller")
             eventually(lambda: client.ledger.store.list("leader"), timeout=20, what="a controller leads")
             first.kill()
-            second = Controller(settings)
-            eventually(second.lease.held, timeout=30, what="the second controller leads")
-            second.sweep()
+            with closing(Controller(settings)) as second:
+                eventually(second.lease.held, timeout=30, what="the second controller leads")
+                second.sweep()
             assert_exactly_once(job, 150, job.wait(timeout=60))
     finally:
         processes.end()

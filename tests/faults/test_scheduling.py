@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -197,9 +198,9 @@ def test_retrying_runs_only_the_rows_that_are_not_ok(slow: Settings, running: Pr
 def test_a_job_that_waits_for_long_is_published_again_more_urgently(slow: Settings) -> None:
     with Client(settings=slow) as client:
         job = client.submit(BatchInferenceJob(pool="embed", input=rows(4), priority="bulk", max_parallelism=1))
-        later = Controller(slow, clock=lambda: time.time() + 3 * 600)
-        assert later.lease.held()
-        later.sweep()
+        with closing(Controller(slow, clock=lambda: time.time() + 3 * 600)) as later:
+            assert later.lease.held()
+            later.sweep()
         assert client.broker.depth("embed") == 2
         assert job.status().priority == 1
 
@@ -213,12 +214,12 @@ def test_a_message_that_got_lost_is_published_again_once_the_queue_is_empty(slow
     with Client(settings=slow) as client:
         client.submit(BatchInferenceJob(pool="embed", input=rows(4), max_parallelism=1))
         assert client.broker.purge("embed") == 1
-        soon = Controller(slow, clock=lambda: time.time() + 30)
-        assert soon.lease.held()
-        soon.sweep()
-        assert client.broker.depth("embed") == 1
-        soon.sweep()
-        assert client.broker.depth("embed") == 1
+        with closing(Controller(slow, clock=lambda: time.time() + 30)) as soon:
+            assert soon.lease.held()
+            soon.sweep()
+            assert client.broker.depth("embed") == 1
+            soon.sweep()
+            assert client.broker.depth("embed") == 1
 
 
 def test_a_message_handed_back_by_a_held_worker_after_a_crash_is_not_lost(slow: Settings, running: Processes) -> None:

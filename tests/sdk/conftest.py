@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import Settings
 from holdshort.jobs.settings import PoolSettings
 from support.brokers import EmbeddedBroker

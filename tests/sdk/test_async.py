@@ -7,6 +7,7 @@ import inspect
 import threading
 
 import pytest
+
 from holdshort.jobs import AsyncClient, AsyncJob, BatchInferenceJob, Client, Job, Settings
 from support.checks import rows
 from support.holdshort import Processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from holdshort.jobs import Status
 from holdshort.jobs.explain import Facts, explain
 from holdshort.jobs.holds import Hold

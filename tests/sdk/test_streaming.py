@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from holdshort.jobs import Client, Settings
 from holdshort.jobs.settings import PoolSettings
 from support.brokers import EmbeddedBroker

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from holdshort.jobs import Settings
-
 from support.holdshort import TESTS, environment_of
 
 _LEFT_OUT = ("HOLDSHORT_", "PYTHONUNBUFFERED")

@@ -48,7 +48,10 @@ class Process:
             self._process = subprocess.Popen(
                 command, stdout=output, stderr=output, stdin=subprocess.PIPE, start_new_session=True,
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": str(TESTS), "TEST_FOLDER": str(log.parent), **environment_of(settings), **environment},
+                env={
+                    **os.environ, "PYTHONPATH": str(TESTS), "TEST_FOLDER": str(log.parent), **environment_of(settings),
+                    **environment,
+                },
             )  # fmt: skip
 
     @property

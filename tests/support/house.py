@@ -7,7 +7,6 @@ from pathlib import Path
 
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.settings import PoolSettings
-
 from support.brokers import EmbeddedBroker
 from support.commands import Commands
 from support.holdshort import Processes, settings_for

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import Settings
 from holdshort.jobs.triggers.folder import FolderTrigger
 from support.brokers import EmbeddedBroker

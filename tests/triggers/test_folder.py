@@ -12,11 +12,11 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from holdshort.jobs import Client, Settings, SettingsError
 from holdshort.jobs.triggers.folder import FolderTrigger
 from holdshort.jobs.triggers.identity import is_being_written
 from support.holdshort import Process, Processes, settings_for
-from support.ports import free_port
 from support.waiting import eventually
 
 LINE = '{"input": "a"}\n'
@@ -216,7 +216,8 @@ def test_a_file_of_any_name_is_taken(trigger: FolderTrigger, inbox: Path, name: 
 
 
 def test_a_job_is_accepted_and_the_file_moved_while_the_broker_is_away(tmp_path: Path, inbox: Path) -> None:
-    settings = settings_for(tmp_path, f"redis://127.0.0.1:{free_port()}/0")
+    (tmp_path / "file").write_text("in the way")
+    settings = settings_for(tmp_path, f"embedded://{tmp_path}/file/broker.db")
     (inbox / "a.jsonl").write_text(LINE)
     (job_id,) = FolderTrigger(settings, inbox, "embed").look()
     assert _names(inbox / "done") == ["a.jsonl"]

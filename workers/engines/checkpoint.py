@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -9,10 +10,14 @@ from typing import Any, cast
 
 from ...jobs.rows import Row, RowError
 from ...profiles import CHECKPOINT
-from ...storage.checkpoints import Sum, file_path
-from ...storage.errors import Interrupted
+from ...storage.checkpoints import Sum, file_path, source_of, version_of
+from ...storage.errors import Interrupted, StoreUnavailable
 from ...storage.store import Store
 from .protocol import BaseEngine, EngineInfo, Unit
+
+log = logging.getLogger(__name__)
+
+_PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
 
 
 class CheckpointCopy(BaseEngine):
@@ -49,35 +54,42 @@ class CheckpointCopy(BaseEngine):
 
     def _copy(self, row: Row) -> tuple[int, str] | RowError:
         body = row.body
-        sums = Sum()
+        fs, folder = source_of(body["source"])
+        source = f"{folder}/{body['path']}"
+        try:
+            before = version_of(fs.info(source))
+            sums = self._upload(fs, source, file_path(body["name"], body["step"], body["attempt"], body["path"]))
+            after = version_of(fs.info(source))
+        except FileNotFoundError:
+            return RowError("source_missing", f"{source} is not there (any more)")
+        cure = "submit the job again once the folder is at rest"
+        if sums.size_bytes != body["size_bytes"]:
+            said = f"had {body['size_bytes']} bytes when the job was submitted and {sums.size_bytes} when it was copied"
+            return RowError("source_changed", f"{source} {said}; {cure}")
+        if not before == after == body["version"]:
+            return RowError("source_changed", f"{source} was written again after the job was submitted; {cure}")
+        return sums.size_bytes, sums.crc32c
 
-        def parts() -> Iterator[bytes]:
-            # One pass: what is written is what was summed up.
-            for part in _read(body["source"]):
+    def _upload(self, fs: Any, source: str, path: str) -> Sum:
+        """Copy a file into the store, waiting for a store that is away, and return what its bytes sum up to."""
+        pause_s = _PAUSE_FIRST_S
+        while True:
+            sums = Sum()
+            try:
+                self._store.upload(path, self._parts(fs, source, sums))
+            except StoreUnavailable as error:
+                log.warning("%s Waiting.", error)
+                if self._interrupted.wait(pause_s):
+                    raise Interrupted(f"the copy of {source} was interrupted") from error
+                pause_s = min(_PAUSE_MOST_S, pause_s * 2)
+            else:
+                return sums
+
+    def _parts(self, fs: Any, source: str, sums: Sum) -> Iterator[bytes]:
+        # One pass: what is written is what was summed up.
+        with fs.open(source, "rb") as file:
+            while part := cast("bytes", file.read(CHECKPOINT.part_bytes)):
                 if self._interrupted.is_set():
-                    raise Interrupted(f"the copy of {body['source']} was interrupted")
+                    raise Interrupted(f"the copy of {source} was interrupted")
                 sums.add(part)
                 yield part
-
-        path = file_path(body["name"], body["step"], body["attempt"], body["path"])
-        try:
-            self._store.upload(path, parts())
-        except FileNotFoundError:
-            return RowError("source_missing", f"{body['source']} is not there (any more)")
-        size, crc32c = sums.size_bytes, sums.crc32c
-        if size != body["size_bytes"]:
-            return RowError(
-                "source_changed",
-                f"{body['source']} had {body['size_bytes']} bytes when the job was submitted and {size} when "
-                f"it was copied; submit the job again once the file is whole",
-            )
-        return size, crc32c
-
-
-def _read(source: str) -> Iterator[bytes]:
-    import fsspec
-
-    opened = cast("Any", fsspec.open(source, "rb"))  # pyright: ignore[reportUnknownMemberType] - fsspec has no types
-    with opened as file:
-        while part := file.read(CHECKPOINT.part_bytes):
-            yield part

@@ -325,6 +325,18 @@ class Database:
             )
         ]
 
+    def routes(self, exchange: str) -> tuple[str | None, list[tuple[str, str, str]]]:
+        """An exchange's type (None if it was never declared) and its bindings, in one look."""
+        rows = self.file.run(
+            "SELECT exchange.type, binding.routing_key, binding.pattern, queue.name FROM exchange"
+            " LEFT JOIN binding ON binding.exchange = exchange.name LEFT JOIN queue ON queue.id = binding.queue"
+            " WHERE exchange.name = ?",
+            (exchange,),
+        )
+        if not rows:
+            return None, self.bindings(exchange)
+        return str(rows[0][0]), [(key, pattern, queue) for _, key, pattern, queue in rows if queue is not None]
+
     # -- sessions --------------------------------------------------------------------------------------
 
     def enter(self, *, lease_s: float, bell: str | None, pid: int) -> int:

@@ -116,6 +116,7 @@ class Channel(virtual.Channel):
     QoS = QoS
     qos: QoS
     connection: Transport
+    exchange_types: dict[str, Any]
     supports_fanout = True
     do_restore = True
     #: Bodies are stored as they are, text or bytes.
@@ -165,8 +166,10 @@ class Channel(virtual.Channel):
         ]
 
     def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> Iterable[str]:
-        if exchange and self.typeof(exchange).type == "fanout":
-            return {queue for _, _, queue in self.get_table(exchange)}
+        type_, table = self.connection.database.routes(exchange)
+        queues = self.exchange_types[type_ or "direct"].lookup(table, exchange, routing_key, default)
+        if queues or (default or self.deadletter_queue) is None:
+            return queues
         return super()._lookup(exchange, routing_key, default)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
