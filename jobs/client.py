@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from ..storage.errors import BrokerError, NotAllowedNow, UnknownJob
+from ..storage.errors import BrokerError, Corrupt, NotAllowedNow, UnknownJob
 from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from . import presence
@@ -28,6 +28,8 @@ from .settling import settle
 from .spec import METADATA_ENTRIES, BatchInferenceJob, CheckpointJob
 from .status import Status, StatusReader
 from .submitting import accept, publish_open, submit
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S = 10.0
 _LEAST_OF_ID = 4
@@ -108,11 +110,8 @@ class Client:
         return Job(self, self.ledger, self._record(job_id))
 
     def jobs(self, *, active: bool = False) -> Iterator[Status]:
-        """The status of all jobs, or of those that have not ended."""
-        for job_id in self.ledger.active() if active else self.ledger.jobs():
-            # An id may be listed a moment before its job is accepted, or after it was removed.
-            with suppress(UnknownJob):
-                yield StatusReader(self.ledger, self.ledger.record(job_id)).read()
+        """The status of all jobs, or of those that have not ended. One that can't be read is only logged."""
+        return self._statuses(self.ledger.active() if active else self.ledger.jobs())
 
     def cancel(self, job_id: str, reason: str = "") -> bool:
         """Cancel a job: rows that are done stay, the others end as cancelled.
@@ -270,15 +269,22 @@ class Client:
         now = time.time()
         workers = tuple(presence.alive(self.ledger.store, name, now=now))
         jobs = rows_left = 0
-        for job_id in self.ledger.active(name):
-            with suppress(UnknownJob):
-                status = StatusReader(self.ledger, self.ledger.record(job_id)).read()
-                jobs += 1
-                rows_left += status.rows - status.done
+        for status in self._statuses(self.ledger.active(name)):
+            jobs += 1
+            rows_left += status.rows - status.done
         rate = sum(worker.rows_per_s for worker in workers)
         backlog_s = 0.0 if rows_left == 0 else rows_left / rate if rate > 0 else None
         hold = read_hold(self.ledger.store, name, now=now)
         return PoolStatus(name, settings, workers, hold, self._depth(name), jobs, rows_left, backlog_s)
+
+    def _statuses(self, job_ids: Iterable[str]) -> Iterator[Status]:
+        for job_id in job_ids:
+            try:
+                yield StatusReader(self.ledger, self.ledger.record(job_id)).read()
+            except UnknownJob:
+                continue  # listed a moment before it is accepted, or after it was removed
+            except Corrupt as error:
+                log.warning("job %s is left out: %s", job_id, error)
 
     def _depth(self, pool: str) -> int | None:
         try:

@@ -6,6 +6,7 @@ What to do next is decided in decide.py; here it is done.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -237,6 +238,7 @@ class Runner:
         record = held.stripe.record
 
         def about_to_run() -> None:
+            held.advances()
             self._at("micro_batch", held.stripe, shard)
 
         return ShardRun(
@@ -277,15 +279,19 @@ class _Held:
         self.stripe = stripe
         self._runner = runner
         self._watch = watch
-        self._quantum_ends: float | None = None
+        self._quantum_ends = time.monotonic() + runner.quantum_s
+        self._has_advanced = False
         # Only the shard that an earlier turn left open can have anything behind it.
         self._look_back = stripe.turn.key != (1, 0)
 
     def step(self) -> Step:
-        # The quantum begins with the first step, not with what it took to get there: each turn advances.
-        if self._quantum_ends is None:
-            self._quantum_ends = time.monotonic() + self._runner.quantum_s
-        return self._runner.decide(self.stripe.record, self._watch, self._quantum_ends)
+        # Every turn runs at least one micro-batch, or a quantum shorter than getting ready would never end.
+        ends = self._quantum_ends if self._has_advanced else math.inf
+        return self._runner.decide(self.stripe.record, self._watch, ends)
+
+    def advances(self) -> None:
+        """A micro-batch runs."""
+        self._has_advanced = True
 
     def run(self) -> Step | None:
         """Run shard after shard; None when the stripe is done, else the step that ended it."""

@@ -150,8 +150,8 @@ def test_doctor_says_what_is_broken_and_what_to_do(tmp_path: Path) -> None:
         assert not found[what]["ok"], found
         assert found[what]["cure"], found[what]
     assert "minilm" in found["engine minilmm of pool b"]["found"] + found["engine minilmm of pool b"]["cure"]
-    assert "NOT OK" in run("doctor", code=1).out
     (tmp_path / "holdshort.toml").write_text("stroe = 1\n")
+    assert "NOT OK" in run("doctor", code=1).out
     (finding,) = run("doctor", "--json", code=1).json
     assert "did you mean 'store'" in finding["found"]
 

@@ -98,6 +98,7 @@ def test_a_job_is_named_by_the_beginning_of_its_id(run: Commands, house: House) 
     job_id = house.ended("a")
     assert run("status", job_id[:14], "--json").json["id"] == job_id
     assert run("status", job_id.upper(), "--json").json["id"] == job_id
+    house.submit("b", pool="idle")
     ambiguous = run("status", job_id[:4], code=4).err
     assert "write more of it" in ambiguous
     for unknown in ("01aaaaaaaaaaaaaaaaaaaaaaaa", "../../etc", "xyz"):

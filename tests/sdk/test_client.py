@@ -163,6 +163,16 @@ def test_a_job_is_found_by_any_process_that_knows_its_id(client: Client, setting
             other.job("../../etc/passwd")
 
 
+def test_a_job_whose_record_is_damaged_hides_no_other(client: Client, settings: Settings) -> None:
+    damaged, good = (client.submit(BatchInferenceJob(pool="embed", input=["a"])) for _ in range(2))
+    (Path(settings.store) / "jobs" / damaged.id / "job.json").write_bytes(b"{")
+    with Client(settings=settings) as other:
+        assert [status.id for status in other.jobs()] == [good.id]
+        assert other.pools()[0].active_jobs == 1
+        with pytest.raises(HoldshortError, match="can't be read"):
+            other.job(damaged.id)
+
+
 def test_only_an_ended_job_with_rows_that_are_not_ok_can_be_retried(client: Client) -> None:
     job = client.submit(
         BatchInferenceJob(pool="embed", input=["a"], metadata={f"k{number}": "v" for number in range(16)})

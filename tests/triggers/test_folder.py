@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -273,16 +274,15 @@ def test_a_file_that_may_not_be_read_is_rejected(trigger: FolderTrigger, inbox: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_whether_a_file_of_somebody_else_is_being_written_is_not_guessed(inbox: Path) -> None:
-    path = inbox / "a.jsonl"
-    for folder in inbox.parents[:3]:
-        if folder.stat().st_uid == 0 and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    path.write_text(LINE)
-    assert is_being_written(path) is False
-    os.seteuid(65534)
-    try:
-        answer = is_being_written(path)
-    finally:
-        os.seteuid(0)
-    assert answer is None
+def test_whether_a_file_of_somebody_else_is_being_written_is_not_guessed() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "a.jsonl"
+        path.write_text(LINE)
+        assert is_being_written(path) is False
+        os.seteuid(65534)
+        try:
+            answer = is_being_written(path)
+        finally:
+            os.seteuid(0)
+        assert answer is None

@@ -6,12 +6,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.brokers import Broker
-from support.holdshort import Processes, settings_for
-from support.waiting import eventually
 
 from holdshort.jobs import BatchInferenceJob, Client, Job, Settings
 from holdshort.jobs.settings import PoolSettings
+from support.brokers import Broker
+from support.holdshort import Processes, settings_for
+from support.waiting import eventually
 
 MINILM = {"embed": PoolSettings(engine="minilm")}
 
@@ -23,7 +23,7 @@ def settings(tmp_path: Path, embedded_broker: Broker) -> Settings:
 
 
 def _documents() -> list[dict[str, str]]:
-    words = "hold short of the runway until the tower clears live traffic and the queue of patient batch work".split()
+    words = ["hold", "short", "of", "the", "runway", "until", "the", "tower", "clears", "live", "traffic", "and", "the", "queue", "of", "patient", "batch", "work"]
     return [
         {
             "custom_id": f"d{n}",
