@@ -381,6 +381,7 @@ class _Held:
         stripe, record = self.stripe, self.stripe.record
         lines = [run.lines[place] for place in sorted(run.lines)]
         counts = _count(lines, left)
+        self._has_advanced = True
         self._runner.point("before_commit", stripe, shard)
         created = stripe.commit(shard, self._runner.summary(record, counts, run.engine_s), lines)
         self._runner.point("after_commit", stripe, shard)

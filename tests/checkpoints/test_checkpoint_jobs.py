@@ -180,7 +180,26 @@ def test_what_is_no_folder_with_files_is_refused(client: Client, tmp_path: Path)
     assert list(client.jobs()) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names of bytes")
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a folder", "a broken link"])
+def test_what_is_no_file_in_a_folder_is_refused_by_name(client: Client, source: Path, kind: str) -> None:
+    strange = source / "strange"
+    if kind == "a pipe":
+        os.mkfifo(strange)
+    else:
+        strange.symlink_to(source / "weights" if kind == "a link to a folder" else source / "nowhere")
+    with pytest.raises(RefusedJob, match="strange is no regular file"):
+        _submit(client, source)
+
+
+def test_a_link_to_a_file_is_copied_as_that_file(client: Client, processes: Processes, source: Path) -> None:
+    (source / "linked.bin").symlink_to("A.bin")
+    job = _submit(client, source)
+    processes.worker()
+    assert job.wait(timeout=60).all_ok
+    found = _contents(client, read_manifest(client.ledger.store, "run-7", 1000))
+    assert found == {**FILES, "linked.bin": b"A"}
+
+
 def test_a_file_whose_name_is_no_unicode_is_refused_by_name(client: Client, source: Path) -> None:
     with open(os.fsencode(source) + b"/bad\xff.bin", "wb") as file:
         file.write(b"x")

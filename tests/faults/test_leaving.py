@@ -57,3 +57,20 @@ def test_a_second_sigint_ends_a_worker_at_once_and_its_row_runs_elsewhere(settin
     finally:
         processes.end()
         print(processes.logs())
+
+
+def test_a_busy_worker_holds_no_message_beyond_the_one_in_hand(settings: Settings, tmp_path: Path) -> None:
+    pools = {"embed": PoolSettings(engine="function", options={"target": "support.functions:until_released"})}
+    settings = settings.model_copy(update={"pools": pools})
+    processes = Processes(tmp_path, settings)
+    try:
+        with Client(settings=settings) as client:
+            processes.worker()
+            job = client.submit(BatchInferenceJob(pool="embed", input=rows(5), shard_rows=1, max_parallelism=5))
+            eventually((tmp_path / "ran.log").exists, timeout=20, what="the function is called")
+            assert client.broker.depth("embed") == 4
+            (tmp_path / "released").touch()
+            assert_exactly_once(job, 5, job.wait(timeout=30))
+    finally:
+        processes.end()
+        print(processes.logs())

@@ -23,14 +23,12 @@ def settings(tmp_path: Path, embedded_broker: Broker) -> Settings:
 
 
 def _documents() -> list[dict[str, str]]:
-    words = ["hold", "short", "of", "the", "runway", "until", "the", "tower", "clears", "live", "traffic", "and", "the", "queue", "of", "patient", "batch", "work"]
-    return [
-        {
-            "custom_id": f"d{n}",
-            "input": " ".join(words[(n * 7 + k * (n + 3)) % len(words)] for k in range(3 + n * 5 % 90)),
-        }
-        for n in range(80)
-    ]
+    words = ("hold", "short", "of", "the", "runway", "until", "tower", "clears", "live", "traffic", "queue", "batch")
+
+    def text(number: int) -> str:
+        return " ".join(words[(number * 7 + k * (number + 3)) % len(words)] for k in range(3 + number * 5 % 90))
+
+    return [{"custom_id": f"d{number}", "input": text(number)} for number in range(80)]
 
 
 def _bodies(job: Job) -> list[bytes]:
