@@ -165,13 +165,16 @@ def _files(job: CheckpointJob) -> Iterator[InputRow]:
         raise RefusedJob(f"{job.source} is no folder with files in it. Nothing was submitted.")
     for path in sorted(found):
         relative = path.removeprefix(base).lstrip("/")
-        if found[path]["type"] != "file" and not fs.isfile(path):
-            raise RefusedJob(f"{path} is no regular file, and can't be copied. Remove it. Nothing was submitted.")
+        info = found[path]
+        if info["type"] != "file":
+            if not fs.isfile(path):
+                raise RefusedJob(f"{path} is no regular file, and can't be copied. Remove it. Nothing was submitted.")
+            info = cast("dict[str, Any]", fs.info(path))  # of what a link leads to
         body = {
             "source": job.source,
             "path": relative,
-            "size_bytes": found[path]["size"],
-            "version": version_of(found[path]),
+            "size_bytes": info["size"],
+            "version": version_of(info),
         }
         try:
             line = orjson.dumps({"custom_id": relative, "body": body})

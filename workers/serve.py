@@ -18,7 +18,7 @@ from ..jobs.broker.message import Message
 from ..jobs.identity import new_id
 from ..jobs.ledger import Ledger
 from ..jobs.settings import Settings
-from ..storage.errors import StoreError
+from ..storage.errors import BrokerUnavailable, StoreError
 from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from .app import make_app, worker_name
@@ -92,6 +92,10 @@ class _Worker:
         self._signals = 0
 
     def run(self) -> int:
+        try:
+            self.broker.check()
+        except BrokerUnavailable as error:
+            log.warning("%s Waiting for it.", error)
         self.engine.load()
         self.lane.start()
         self.heart.start()

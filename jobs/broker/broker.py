@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
-from ...storage.errors import BrokerUnavailable, MissingExtra
+from ...storage.errors import BrokerRefused, BrokerUnavailable, MissingExtra
 from ..settings import Settings
 from .message import TASK, Message
 from .transports import EMBEDDED, Transport, transport
@@ -175,6 +175,9 @@ class Broker:
             if self.transport.name == "redis":
                 raise MissingExtra("a broker on redis://", extra="redis", module="redis") from error
             raise
+        except ValueError as error:
+            self._connection = None
+            raise BrokerRefused(f"The broker URL {self.safe_url} can't be used: {error}") from error
 
     def _drop(self) -> None:
         self._declared.clear()

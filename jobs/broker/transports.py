@@ -48,6 +48,10 @@ class Transport:
         return 9 - priority if self.inverted else priority
 
 
+CONSUMER_TIMEOUT_S = 1800.0
+"""RabbitMQ takes a message back from a consumer that has held it for so long (its default since 3.8.17)."""
+
+
 def transport(settings: Settings) -> Transport:
     """The ways of the configured broker. Raises BrokerRefused for one that would break a promise."""
     scheme = urlsplit(settings.broker).scheme
@@ -55,6 +59,7 @@ def transport(settings: Settings) -> Transport:
         case "embedded":
             return Transport(EMBEDDED, inverted=False, queue_arguments={}, options={"lease_s": settings.redelivery_s})
         case "amqp" | "pyamqp" | "amqps":
+            _check_quantum(settings)
             # Confirms are off by default, and an unconfirmed message may be lost without a word.
             return Transport(
                 "amqp",
@@ -89,3 +94,12 @@ def transport(settings: Settings) -> Transport:
                 f"The broker {other or settings.broker!r}:// can't be used: {reason}. "
                 f"Set HOLDSHORT_BROKER to embedded:///path/broker.db, amqp://… or redis://…"
             )
+
+
+def _check_quantum(settings: Settings) -> None:
+    if settings.quantum_s > CONSUMER_TIMEOUT_S / 2:
+        raise BrokerRefused(
+            f"quantum_s is {settings.quantum_s:g}, but RabbitMQ takes a message back after "
+            f"{CONSUMER_TIMEOUT_S:g} s, and a worker may hold one somewhat longer than a quantum. "
+            f"Set quantum_s to {CONSUMER_TIMEOUT_S / 2:g} or less."
+        )
