@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 
     store: str = Field(default_factory=lambda: str(data_folder() / "store"))
     """A folder, s3://bucket/prefix or gs://bucket/prefix."""
-    broker: str = Field(default_factory=lambda known: _embedded_broker(known["store"]))
+    broker: str = Field(default_factory=lambda known: _embedded_broker(known["store"]), repr=False)
     """embedded:///path/broker.db, amqp://… (RabbitMQ) or redis://… (Redis, Valkey).
 
     Without one, each store has an embedded broker of its own: in its folder, or on this machine for a remote one.

@@ -134,10 +134,14 @@ class Broker:
 
     def _do(self, act: Callable[[], _R]) -> _R:
         with self._lock:
+            was_connected = self._producer is not None
             try:
                 self._connect()
                 return act()
             except self._errors() as first:
+                if not was_connected:
+                    self._drop()
+                    raise self._unavailable(first) from first
                 log.info("broker %s: %s; connecting anew", self.safe_url, first)
                 self._drop()
             try:
@@ -145,10 +149,13 @@ class Broker:
                 return act()
             except self._errors() as error:
                 self._drop()
-                raise BrokerUnavailable(
-                    f"The broker {self.safe_url} does not answer: {(str(error) or type(error).__name__).rstrip('.')}. "
-                    f"Check that it runs and that HOLDSHORT_BROKER names it."
-                ) from error
+                raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> BrokerUnavailable:
+        why = (str(error) or type(error).__name__).rstrip(".")
+        return BrokerUnavailable(
+            f"The broker {self.safe_url} does not answer: {why}. Check that it runs and that HOLDSHORT_BROKER names it."
+        )
 
     def _errors(self) -> tuple[type[BaseException], ...]:
         from kombu.exceptions import OperationalError

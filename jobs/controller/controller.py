@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-from ...storage.errors import BrokerUnavailable, StoreError, UnknownJob
+from ...storage.errors import BrokerUnavailable, Corrupt, StoreError, UnknownJob
 from ...storage.local import LocalStore
 from ...storage.opening import open_store
 from .. import presence
@@ -39,6 +40,15 @@ END_GRACE_S = 5.0
 """How long workers have for ending a stripe in their hands themselves, keeping its open shard."""
 TIDY_EVERY_S = 3600.0
 ORPHAN_AGE_S = 86400.0
+
+
+@contextmanager
+def _of_one_job(job_id: str) -> Generator[None]:
+    """A job whose objects are damaged needs a person; the others must not wait for that."""
+    try:
+        yield
+    except Corrupt as error:
+        log.error("job %s is left as it is: %s", job_id, error)  # noqa: TRY400 - no defect of ours
 
 
 class Controller:
@@ -74,6 +84,9 @@ class Controller:
                     self.sweep()
             except (StoreError, BrokerUnavailable) as error:
                 log.warning("the controller waits: %s", error)
+            except Exception:
+                # A defect must not stop the housekeeping of all jobs; it is told, and tried again.
+                log.exception("the controller failed and goes on")
         try:
             self.lease.release()
         except StoreError as error:
@@ -96,7 +109,8 @@ class Controller:
         for job_id in active:
             if now - self._looked.get(job_id, float("-inf")) >= every_s:
                 self._looked[job_id] = now
-                self._look_at(job_id, now)
+                with _of_one_job(job_id):
+                    self._look_at(job_id, now)
         self._forget(set(active))
         if now - self._tidied >= TIDY_EVERY_S:
             self._tidied = now
@@ -109,17 +123,21 @@ class Controller:
         for job_id in entries:
             if now - self._seen.setdefault(job_id, now) < OUTBOX_AGE_S:
                 continue
-            try:
-                record = self.ledger.record(job_id)
-            except UnknownJob:
-                continue  # its input is still being written, or never was; `tidy` decides
-            control = self.ledger.control(job_id)
-            if control.ended or control.paused:
-                self.ledger.published(job_id)
-            elif publish_open(self.ledger, self.broker, record):
-                log.info("published what job %s was missing", job_id)
+            with _of_one_job(job_id):
+                self._publish_one(job_id)
         for job_id in self._seen.keys() - set(entries):
             del self._seen[job_id]
+
+    def _publish_one(self, job_id: str) -> None:
+        try:
+            record = self.ledger.record(job_id)
+        except UnknownJob:
+            return  # its input is still being written, or never was; `tidy` decides
+        control = self.ledger.control(job_id)
+        if control.ended or control.paused:
+            self.ledger.published(job_id)
+        elif publish_open(self.ledger, self.broker, record):
+            log.info("published what job %s was missing", job_id)
 
     def _promote(self, record: JobRecord, turns: dict[int, Turn]) -> None:
         """Publish stripes that have waited for long again, with the priority that they have by now.
@@ -187,6 +205,8 @@ class Controller:
                     self.webhooks.send_due(stop)
             except StoreError as error:
                 log.warning("webhooks wait: %s", error)
+            except Exception:
+                log.exception("sending webhooks failed and goes on")
 
     # -- tidying -----------------------------------------------------------------------------------------
 
@@ -194,23 +214,27 @@ class Controller:
         """Remove ended jobs past their retention, uploads that became no job, and what the dead left behind."""
         now = self._clock()
         for job_id in list(self.ledger.jobs()):
-            try:
-                record = self.ledger.record(job_id)
-            except UnknownJob:
-                self._remove_orphan(job_id, now)
-                continue
-            outcome = self.ledger.outcome(job_id)
-            if outcome is None:
-                continue
-            if now - outcome.ended_at >= self.settings.retention_s:
-                log.info("job %s is removed: it ended more than %.0f s ago", job_id, self.settings.retention_s)
-                self.ledger.remove(record)
-            else:
-                self.ledger.sweep(record)
+            with _of_one_job(job_id):
+                self._tidy_one(job_id, now)
         for pool in {*self.settings.pools, *self.ledger.active_pools()}:
             presence.sweep(self.store, pool, now=now)
         if isinstance(self.store, LocalStore):
             self.store.sweep_temporary()
+
+    def _tidy_one(self, job_id: str, now: float) -> None:
+        try:
+            record = self.ledger.record(job_id)
+        except UnknownJob:
+            self._remove_orphan(job_id, now)
+            return
+        outcome = self.ledger.outcome(job_id)
+        if outcome is None:
+            return
+        if now - outcome.ended_at >= self.settings.retention_s:
+            log.info("job %s is removed: it ended more than %.0f s ago", job_id, self.settings.retention_s)
+            self.ledger.remove(record)
+        else:
+            self.ledger.sweep(record)
 
     def _remove_orphan(self, job_id: str, now: float) -> None:
         """Remove uploads that are a day old and belong to no job (their names tell their age)."""

@@ -64,8 +64,13 @@ class FolderTrigger:
     def run(self, stop: threading.Event) -> None:
         """Watch until told to stop."""
         log.info("watching %s for pool %s", self.folder, self.pool)
-        for _ in self._moments(stop):
-            self.look()
+        while not stop.is_set():
+            try:
+                for _ in self._moments(stop):
+                    self.look()
+            except OSError as error:
+                log.warning("the folder %s can't be watched (%s); it is tried again", self.folder, error)
+                stop.wait(_RETRY_S)
         self._client.close()
 
     def look(self) -> list[str]:
