@@ -76,7 +76,8 @@ def bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *, un
     for place, (group, values) in enumerate(groups.items()):
         axis = axes[0][place]
         drawn = axis.bar(list(values), list(values.values()), color="#3b6ea5")
-        axis.bar_label(drawn, fmt="%.3g", fontsize=8, padding=2)
+        axis.bar_label(drawn, [f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in values.values()], fontsize=8, padding=2)
+        axis.margins(y=0.12)
         axis.set_title(group, fontsize=10)
         axis.tick_params(axis="x", rotation=35, labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)

@@ -149,10 +149,10 @@ def _inside(store: Store) -> Callable[[str], bool]:
     if not isinstance(store, LocalStore):
         prefix = f"{store.url}/"
         return lambda path: path.startswith(prefix)
-    root = store.root.resolve()
+    root = store.root
 
     def exclude(path: str) -> bool:
-        return Path(path).resolve().is_relative_to(root)
+        return Path(path).resolve().is_relative_to(root.resolve())
 
     return exclude
 
