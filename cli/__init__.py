@@ -42,6 +42,8 @@ def _run() -> int | str | None:
 
         if isinstance(error, HoldshortError) and no_traceback():
             note(f"holdshort: {error}")
+            for problem in getattr(error, "problems", ())[1:]:  # of a refused input; the first is told above
+                note(f"  {problem.where}: {problem.message}")
             return exit_of(error)
         explained = _spec_problem(error)
         if explained is None:

@@ -82,15 +82,18 @@ def _check_extra() -> None:
 
 def _run_in(root: Path, documents: int) -> Report:
     from ..jobs import BatchInferenceJob, Client, Settings
+    from ..jobs.broker import embedded
     from .demo_documents import write_documents
 
     report = Report()
     # A configuration of our own, whatever the user's says.
+    for name in [name for name in os.environ if name.startswith("HOLDSHORT_")]:
+        del os.environ[name]
     config = root / "holdshort.toml"
     config.write_text('[pools.embed]\nengine = "minilm"\n', encoding="utf-8")
     os.environ["HOLDSHORT_CONFIG"] = str(config)
     os.environ["HOLDSHORT_STORE"] = str(root / "store")
-    os.environ["HOLDSHORT_BROKER"] = f"embedded://{root / 'broker.db'}"
+    os.environ["HOLDSHORT_BROKER"] = embedded.url(root / "broker.db")
     report.documents = write_documents(root / "documents", documents)
     note(f"1. {report.documents} documents: docstrings of Python's standard library, one file each")
     with (root / "up.log").open("wb") as log:

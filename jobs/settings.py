@@ -7,6 +7,7 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -129,7 +130,8 @@ def _embedded_broker(store: str) -> str:
         folder = Path(rest if separator else store).expanduser().absolute() / ".holdshort"
     else:
         folder = data_folder() / "brokers" / hashlib.sha256(store.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # whoever opens the store or the broker says what is wrong there
+        folder.mkdir(parents=True, exist_ok=True)
     return embedded.url(folder / "broker.db")
 
 
