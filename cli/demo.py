@@ -43,8 +43,7 @@ class Report:
     ok: int = 0
     shards: int = 0
     killed_in_shard: int = -1
-    turns_taken: int = 0
-    deliveries_after_the_kill: int = 0
+    went_on_at_shards: list[int] = field(default_factory=list[int])
     answers: dict[str, list[tuple[str, float]]] = field(default_factory=dict[str, list[tuple[str, float]]])
 
     @property
@@ -172,16 +171,16 @@ def _count(client: Client, job: Job, report: Report) -> None:
         report.ok += row.outcome == "ok"
     report.results, report.distinct = sum(ids.values()), len(ids)
     report.shards = len(client.ledger.committed(job.id))
-    names = client.ledger.store.list(f"jobs/{job.id}/turns")
-    report.turns_taken = len(names)
-    report.deliveries_after_the_kill = sum(1 for name in names if not name.endswith(".0000"))
+    report.went_on_at_shards = [
+        stripe + turn.progress.position * job.record.stripes for stripe, turn in client.ledger.turns_taken_again(job.id)
+    ]
     verdict = "each document exactly once" if report.exactly_once else "NOT exactly once"
     note(
         f"4. {report.results} results for {report.documents} documents, {report.distinct} distinct, {report.ok} ok, in "
         f"{report.shards} commits and {report.seconds:.0f} s: {verdict}"
     )
-    if report.deliveries_after_the_kill:
-        note("   the message of the killed worker was delivered again, and only its open shard was run again")
+    for shard in report.went_on_at_shards:
+        note(f"   the killed worker's message was delivered again, and its stripe went on at shard {shard}")
 
 
 def _search(client: Client, job: Job, report: Report) -> None:

@@ -178,6 +178,15 @@ class Ledger:
         keys = latest(self.store.list(layout.turns(job_id)))
         return {stripe: self._turn(job_id, stripe, key) for stripe, key in keys.items()}
 
+    def turns_taken_again(self, job_id: str) -> list[tuple[int, Turn]]:
+        """(stripe, turn) of each turn that was taken because the worker before had died, in no order."""
+        keys = [layout.parse_turn(name) for name in self.store.list(layout.turns(job_id))]
+        return [
+            (stripe, self._turn(job_id, stripe, TurnKey(number, delivery)))
+            for stripe, number, delivery in keys
+            if delivery > 0
+        ]
+
     def next_turns(self, record: JobRecord) -> dict[int, int]:
         """The number that the next message of each stripe has to carry, for stripes that have not ended."""
         taken = self.turns(record.id)

@@ -160,7 +160,7 @@ def test_what_would_run_long_is_refused_at_once_when_it_cannot(tmp_path: Path, r
     assert "did you mean 'embed'" in run("worker", "embd", code=4).err
     run("watch", "nowhere", "--pool", "embed", code=2)
     assert "did you mean 'embed'" in run("watch", ".", "--pool", "embd", code=4).err
-    assert "lies in the store" in run("watch", "store/jobs", "--pool", "embed", code=7).err
+    assert "lies in the store" in run("watch", "store", "--pool", "embed", code=7).err
     broken = Commands(tmp_path, None)
     (tmp_path / "holdshort.toml").write_text(
         f'store = "{tmp_path}/store"\nbroker = "embedded://{tmp_path}/broker.db"\n'
