@@ -74,3 +74,16 @@ def test_a_busy_worker_holds_no_message_beyond_the_one_in_hand(settings: Setting
     finally:
         processes.end()
         print(processes.logs())
+
+
+def test_a_living_worker_keeps_its_message_for_longer_than_redelivery_takes(
+    settings: Settings, client: Client, processes: Processes
+) -> None:
+    # About 5 s in one turn, where the message of a dead worker would be back after 2 s.
+    assert settings.redelivery_s == 2.0
+    job = client.submit(BatchInferenceJob(pool="embed", input=rows(500), max_parallelism=1))
+    processes.worker(ready=False)
+    processes.worker(ready=False)
+    assert_exactly_once(job, 500, job.wait(timeout=60))
+    assert client.ledger.turns_taken_again(job.id) == []
+    assert len(client.ledger.store.list(f"jobs/{job.id}/turns")) == 2, "one turn, and the one that ended it"
