@@ -312,6 +312,7 @@ class _Held:
         noted: list[Attempt] = []
         if look_back:
             run.lines.update(stripe.partial(shard))
+            run.tries.update(stripe.tries(shard))
             noted = self._attempts(shard, len(rows) + len(unreadable))
         saved = set(run.lines)
         step = self._run_planned(run, shard, noted, saved)
@@ -358,7 +359,8 @@ class _Held:
         return None
 
     def _save(self, run: ShardRun, shard: int, saved: set[int]) -> None:
-        self.stripe.save_partial(shard, {place: line for place, line in run.lines.items() if place not in saved})
+        lines = {place: line for place, line in run.lines.items() if place not in saved}
+        self.stripe.save_partial(shard, lines, {p: tries for p, tries in run.tries.items() if p not in run.lines})
         saved |= run.lines.keys()
 
     def _let_go(self, run: ShardRun, shard: int, step: Step, saved: set[int]) -> Step:

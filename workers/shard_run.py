@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MOST_S = 30.0
 _LOOK_EVERY_S = 0.002
+_WAIT_MOST_S = 0.2
 
 
 @dataclass(slots=True)
@@ -75,7 +76,8 @@ class ShardRun:
                 step = self.step()
                 if step.action != "advance":
                     return step
-                self.wait(min(self._due[place] for place in pending))
+                # Not much longer than it takes to notice that the quantum is over.
+                self.wait(min(now + _WAIT_MOST_S, *(self._due[place] for place in pending)))
                 continue
             step = self._run_ready(ready)
             if step is not None:

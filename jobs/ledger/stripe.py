@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -16,6 +17,9 @@ from .reading import read_as
 from .turns import Progress, Turn, TurnKey, latest
 
 log = logging.getLogger(__name__)
+
+_TRIES = b"!"
+"""Begins the key of a count of tries among the saved lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +117,36 @@ class Stripe:
         """The attempt noted last went well."""
         self._store.delete(self._noted)
 
-    def save_partial(self, shard: int, lines: dict[int, bytes]) -> None:
-        """Save result lines of a shard that can't be committed yet, by place in the shard."""
-        if not lines:
+    def save_partial(self, shard: int, lines: dict[int, bytes], tries: dict[int, int] | None = None) -> None:
+        """Save what is known of a shard that can't be committed yet, by place in the shard.
+
+        Args:
+            lines: result lines.
+            tries: how often rows without a line have failed, so that the next turn goes on counting.
+        """
+        if not lines and not tries:
             return
-        coded = [str(place).encode() + b"\t" + line for place, line in sorted(lines.items())]
+        coded = [b"%d\t%s" % (place, line) for place, line in sorted(lines.items())]
+        coded += [b"%s%d\t%d" % (_TRIES, place, count) for place, count in sorted((tries or {}).items())]
         path = layout.partial(self.record.id, shard, *self.turn.key, self._partials)
         self._partials += 1
         self._store.create(path, shards.compress(coded))
 
     def partial(self, shard: int) -> dict[int, bytes]:
         """Result lines that earlier turns (or this one) saved, by place in the shard."""
-        folder = layout.partials(self.record.id)
         found: dict[int, bytes] = {}
-        for name in layout.of_shard(self._store.list(folder), shard):
-            try:
-                saved = read_as(self._store, f"{folder}/{name}", shards.decompress)
-            except ObjectNotFound:
-                continue  # somebody else committed the shard meanwhile and tidied up
-            except Corrupt as error:
-                log.warning("%s; its rows are run again", error)
-                continue
-            for coded in saved:
-                place, _, line = coded.partition(b"\t")
-                found.setdefault(int(place), line)
+        for key, line in self._saved(shard):
+            if not key.startswith(_TRIES):
+                found.setdefault(int(key), line)
+        return found
+
+    def tries(self, shard: int) -> dict[int, int]:
+        """How often rows had failed when earlier turns (or this one) saved them, by place in the shard."""
+        found: dict[int, int] = {}
+        for key, count in self._saved(shard):
+            if key.startswith(_TRIES):
+                place = int(key.removeprefix(_TRIES))
+                found[place] = max(found.get(place, 0), int(count))
         return found
 
     def drop_partial(self, shard: int) -> None:
@@ -146,6 +156,21 @@ class Stripe:
                 self._store.delete(f"{folder}/{name}")
 
     # -- inside ------------------------------------------------------------------------------------------
+
+    def _saved(self, shard: int) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of all that was saved of a shard, oldest first."""
+        folder = layout.partials(self.record.id)
+        for name in layout.of_shard(self._store.list(folder), shard):
+            try:
+                saved = read_as(self._store, f"{folder}/{name}", shards.decompress)
+            except ObjectNotFound:
+                continue  # somebody else committed the shard meanwhile and tidied up
+            except Corrupt as error:
+                log.warning("%s; its rows are run again", error)
+                continue
+            for coded in saved:
+                key, _, value = coded.partition(b"\t")
+                yield key, value
 
     def _advance(self, counts: Counts) -> None:
         self.progress = Progress(self.progress.position + 1, self.progress.counts + counts)

@@ -454,6 +454,10 @@ def test_saved_rows_are_there_for_the_next_turn_until_the_shard_is_committed(led
     later.drop_partial(0)
     assert later.partial(0) == {}
     assert later.partial(2) == {0: b"of another shard"}
+    later.save_partial(2, {}, {1: 1, 3: 2})
+    later.save_partial(2, {3: b"done"}, {1: 2})
+    assert later.tries(2) == {1: 2, 3: 2}
+    assert later.partial(2) == {0: b"of another shard", 3: b"done"}
 
 
 def test_saved_rows_that_cannot_be_read_are_run_again(ledger: Ledger, record: JobRecord, store: LocalStore) -> None:

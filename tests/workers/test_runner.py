@@ -240,3 +240,29 @@ def test_input_that_was_damaged_in_the_store_ends_as_error_rows(house: House, tm
     damaged.write_bytes(data)
     house.drain(house.runner(Echo()))
     assert house.outcome(record).counts.as_dict() == {"ok": 400, "error": 200, "expired": 0, "cancelled": 0}
+
+
+class Busy(Echo):
+    """Asks to come again much later than a quantum."""
+
+    def infer(self, units: Sequence[Unit]) -> Sequence[Any | RowError]:
+        self.sizes.append(len(units))
+        busy = RowError("busy", "come again", retryable=True, retry_after_s=3600.0)
+        return [busy if unit.payload == "text 1" else unit.payload for unit in units]
+
+
+def test_tries_count_on_over_turns_so_a_row_that_always_asks_for_later_ends(house: House) -> None:
+    record = house.submit(3, max_attempts=3)
+    runner = house.runner(Busy(), quantum_s=0.05)
+    begin = time.monotonic()
+    turns = 0
+    while house.queue:
+        turns += 1
+        assert turns <= 3, "a row is tried once a turn, and has three tries"
+        runner.advance(house.queue.popleft(), redelivered=False)
+    # The message is not held until the row may come again.
+    assert time.monotonic() - begin < 60
+    assert house.outcome(record).counts.as_dict() == {"ok": 2, "error": 1, "expired": 0, "cancelled": 0}
+    lines = [ResultRow(line) for shard in result_shards(house.ledger, record, wait=None) for line in shard]
+    assert lines[1].error is not None
+    assert "tried 3 times" in lines[1].error["message"]
