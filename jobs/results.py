@@ -13,12 +13,8 @@ import orjson
 from .input import parse, unpack
 from .ledger import Ledger
 from .record import Ended, JobRecord, Outcome
-from .rows import RowOutcome
+from .rows import NOT_RUN, RowOutcome, error_line
 
-_NOT_RUN: dict[str, tuple[str, str]] = {
-    "cancelled": ("batch_cancelled", "the job was cancelled before this row was run"),
-    "expired": ("batch_expired", "the job's deadline passed before this row was run"),
-}
 _OUTCOMES: dict[str, RowOutcome] = {"batch_cancelled": "cancelled", "batch_expired": "expired"}
 
 
@@ -101,16 +97,6 @@ def result_shards(
 
 
 def _not_run(ledger: Ledger, record: JobRecord, shard: int, ended: Ended) -> list[bytes]:
-    code, message = _NOT_RUN[ended]
-    first = record.first_row(shard)
-    return [
-        orjson.dumps(
-            {
-                "id": f"batch_req_{record.id}_{first + place}",
-                "custom_id": parse(line)[0],
-                "response": None,
-                "error": {"code": code, "message": message},
-            }
-        )
-        for place, line in enumerate(unpack(ledger.input_shard(record, shard)))
-    ]
+    first, error = record.first_row(shard), NOT_RUN[ended]
+    lines = unpack(ledger.input_shard(record, shard))
+    return [error_line(record.id, first + place, parse(line)[0], error) for place, line in enumerate(lines)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import orjson
 
 RowOutcome = Literal["ok", "error", "expired", "cancelled"]
 """How a row ended. Every accepted row ends in exactly one of these."""
@@ -42,3 +45,22 @@ class RowError:
     message: str
     retryable: bool = False
     retry_after_s: float | None = None
+
+
+NOT_RUN: Mapping[str, RowError] = {
+    "cancelled": RowError("batch_cancelled", "the job was cancelled before this row was run"),
+    "expired": RowError("batch_expired", "the job's deadline passed before this row was run"),
+}
+"""The error of a row that was not reached, by how its stripe ended."""
+
+
+def error_line(job_id: str, index: int, custom_id: str, error: RowError) -> bytes:
+    """The line of a row that was not answered."""
+    return orjson.dumps(
+        {
+            "id": f"batch_req_{job_id}_{index}",
+            "custom_id": custom_id,
+            "response": None,
+            "error": {"code": error.code, "message": error.message},
+        }
+    )

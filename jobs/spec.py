@@ -166,6 +166,3 @@ class CheckpointJob(_Job):
     @property
     def params(self) -> dict[str, Any]:
         return {}
-
-
-JobSpec = Annotated[BatchInferenceJob | CheckpointJob, Field(discriminator="kind")]

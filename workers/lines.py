@@ -27,15 +27,3 @@ def ok_line(job_id: str, row: Row, body: dict[str, Any]) -> bytes | RowError:
         )
     except (TypeError, ValueError) as error:
         return RowError("bad_result", f"the engine's answer is no JSON: {error}")
-
-
-def error_line(job_id: str, index: int, custom_id: str, error: RowError) -> bytes:
-    """The line of a row that was not answered."""
-    return orjson.dumps(
-        {
-            "id": f"batch_req_{job_id}_{index}",
-            "custom_id": custom_id,
-            "response": None,
-            "error": {"code": error.code, "message": error.message},
-        }
-    )

@@ -20,7 +20,7 @@ from ..jobs.ledger.shards import Summary
 from ..jobs.ledger.stripe import Attempt
 from ..jobs.policy.urgency import priority_now
 from ..jobs.record import Counts, Ended, JobKind, JobRecord
-from ..jobs.rows import Row, RowError, RowOutcome
+from ..jobs.rows import NOT_RUN, Row, RowError, RowOutcome, error_line
 from ..jobs.settling import settle
 from ..storage.errors import BrokerUnavailable, Corrupt, ObjectNotFound, UnknownJob
 from .batching import BatchBudget
@@ -28,7 +28,6 @@ from .decide import Situation, Step, next_step
 from .engines.protocol import Engine
 from .interrupter import Interrupter
 from .lane.reading import Reading
-from .lines import error_line
 from .observer import Observer, Point
 from .shard_run import ShardRun
 from .suspects import plan
@@ -38,11 +37,6 @@ log = logging.getLogger(__name__)
 
 Result = Literal["ended", "continued", "handed_back", "taken_over", "paused", "dropped"]
 """What became of a message; all of them mean: acknowledge it."""
-
-_RESTART: dict[str, tuple[RowOutcome, RowError]] = {
-    "cancelled": ("cancelled", RowError("batch_cancelled", "the job was cancelled before this row was run")),
-    "expired": ("expired", RowError("batch_expired", "the job's deadline passed before this row was run")),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,15 +362,15 @@ class _Held:
         if step.action == "park":
             self._save(run, shard, saved)
             self._runner.point("parking", self.stripe, shard)
-        elif step.why in _RESTART and run.lines:
+        elif (step.why == "cancelled" or step.why == "expired") and run.lines:
             # Rows that are answered stay answered: the open shard is committed with the rest marked.
-            outcome, error = _RESTART[step.why]
+            error = NOT_RUN[step.why]
             left = 0
             for place, row in run.rows.items():
                 if place not in run.lines:
                     run.lines[place] = error_line(self.stripe.record.id, row.index, row.custom_id, error)
                     left += 1
-            self._commit(run, shard, tidy=True, left=(outcome, left))
+            self._commit(run, shard, tidy=True, left=(step.why, left))
         return step
 
     def _commit(self, run: ShardRun, shard: int, *, tidy: bool, left: tuple[RowOutcome, int] | None = None) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..jobs.rows import Row, RowError
+from ..jobs.rows import Row, RowError, error_line
 from ..storage.errors import Interrupted
 from .batching import BatchBudget, take_batch
 from .decide import Step
 from .engines.failures import row_error
 from .engines.protocol import Engine, Unit
 from .interrupter import Interrupter
-from .lines import error_line, ok_line
+from .lines import ok_line
 from .observer import Observer
 
 log = logging.getLogger(__name__)

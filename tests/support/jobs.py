@@ -8,8 +8,8 @@ from holdshort.jobs.identity import new_id
 from holdshort.jobs.ledger import Ledger
 from holdshort.jobs.ledger.shards import Summary, compress
 from holdshort.jobs.record import Counts, JobRecord, ShardSizes
-from holdshort.jobs.rows import Row, RowError
-from holdshort.workers.lines import error_line, ok_line
+from holdshort.jobs.rows import Row, RowError, error_line
+from holdshort.workers.lines import ok_line
 
 
 def make_record(
