@@ -30,7 +30,13 @@ def exit_of(error: Exception) -> Exit:
             return Exit.REFUSED
         case errors.StoreUnavailable() | errors.BrokerUnavailable():
             return Exit.UNAVAILABLE
-        case errors.SettingsError() | errors.StoreRefused() | errors.BrokerRefused() | errors.EngineError():
+        case (
+            errors.SettingsError()
+            | errors.StoreRefused()
+            | errors.BrokerRefused()
+            | errors.LaneError()
+            | errors.EngineError()
+        ):
             return Exit.CONFIGURATION
         case _:
             return Exit.FAILED

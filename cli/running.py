@@ -18,7 +18,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 
 
 def up(verbose: Verbose = False, json: AsJson = False) -> None:
-    """Run one worker per pool, the controller and the folder triggers; Ctrl-C drains.
+    """Run workers, the gateway, the controller and the folder triggers, as configured; Ctrl-C drains.
 
     Example: `holdshort up`
     """
@@ -41,6 +41,12 @@ def up(verbose: Verbose = False, json: AsJson = False) -> None:
 
 def worker(
     pool: Annotated[str, typer.Argument(help="The pool to work for.")],
+    device: Annotated[
+        str, typer.Option(help="Which of the pool's devices it is for (pools.POOL.devices).", show_default=False)
+    ] = "",
+    metrics: Annotated[
+        str | None, typer.Option(help="Serve /metrics for Prometheus at host:port.", show_default=False)
+    ] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     verbose: Verbose = False,
     json: AsJson = False,
@@ -61,7 +67,7 @@ def worker(
     if json:
         print_json({"event": "starting", "pool": pool})
         sys.stdout.flush()
-    raise typer.Exit(serve(settings, pool))
+    raise typer.Exit(serve(settings, pool, device=device, metrics=metrics))
 
 
 def controller(verbose: Verbose = False, json: AsJson = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import orjson
 
@@ -23,7 +23,10 @@ class Beat:
         at, started_at: seconds since the epoch.
         job, stripe: in its hand; "" and -1 when it waits for work.
         rows_per_s: over the last minute of work.
-        signal, reason: its reading of the lane.
+        signal, headroom, source, reason: its reading of the lane; held_s: for how long it has been held.
+        device: its accelerator, where the pool has several.
+        totals: what it has done since it started (holdshort.workers.tally).
+        yield_p50_s, yield_p95_s: how long it lately took to come to a stand for a hold; None before the first.
     """
 
     worker_id: str
@@ -38,6 +41,13 @@ class Beat:
     rows_per_s: float = 0.0
     signal: str = "clear"
     reason: str = ""
+    headroom: float = 1.0
+    source: str = ""
+    held_s: float = 0.0
+    device: str = ""
+    totals: dict[str, float] = field(default_factory=dict[str, float])
+    yield_p50_s: float | None = None
+    yield_p95_s: float | None = None
 
     @property
     def state(self) -> str:

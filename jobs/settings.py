@@ -9,10 +9,19 @@ import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import TomlConfigSettingsSource
 
@@ -45,6 +54,82 @@ class PoolSettings(_Table):
     """A micro-batch is sized to take less than this, since the lane is read between any two."""
     park_after_s: Annotated[float, Field(ge=0)] = 2.0
     """A hold shorter than this is waited out in place; a longer one hands the message back."""
+    suspend_when_parked: bool = False
+    """Whether a parked worker also releases the engine's memory until the lane is clear."""
+    drain_ms: Annotated[float, Field(ge=0)] | None = None
+    """A micro-batch that is expected to end so soon after a hold is left to end; others are interrupted at once.
+
+    A tenth of the yield bound by default.
+    """
+    min_run_ms: Annotated[float, Field(ge=0)] | None = None
+    """A hold so soon after work went on is answered late: within the yield bound, but not before.
+
+    Two fifths of the yield bound by default.
+    """
+    max_preemptions_per_minute: Annotated[int, Field(ge=1)] = 600
+    """Beyond this, work goes on later after a hold, so that it is not interrupted more often."""
+    signal_loss_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a source of the lane that fell silent without goodbye is taken for a hold."""
+    metrics: Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")] | None = None
+    """Where its worker serves /metrics for Prometheus, as "host:port"; further devices take the next ports."""
+    devices: tuple[Name, ...] = ()
+    """Accelerators of this host; `holdshort up` runs one worker for each, which heeds that device's lane only."""
+
+    @model_validator(mode="after")
+    def _fits_the_bound(self) -> Self:
+        for name, value in (("drain_ms", self.drain_ms), ("min_run_ms", self.min_run_ms)):
+            if value is not None and value > self.yield_bound_ms:
+                raise ValueError(
+                    f"{name} is {value:g}, above yield_bound_ms, which is {self.yield_bound_ms:g}: "
+                    f"the accelerator is given back within that bound. Lower {name} or raise yield_bound_ms"
+                )
+        return self
+
+
+class GatewaySettings(_Table):
+    """A reverse proxy in front of an OpenAI-compatible server, which raises the lane for each request."""
+
+    upstream: str
+    """The server's URL without a path, such as http://127.0.0.1:8000."""
+    pools: tuple[Name, ...] = ()
+    """Whose lanes it raises; all configured pools without it."""
+    device: Name | None = None
+    """The accelerator that the upstream runs on, where a pool has several."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0: any free port, which is logged."""
+    api_keys: tuple[SecretStr, ...] = ()
+    """If there are any, a request needs one as its bearer token."""
+    upstream_api_key: SecretStr | None = None
+    """Sent to the upstream instead of the client's own Authorization."""
+    max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    max_streams: Annotated[int, Field(ge=1)] = 1024
+    """Requests under way at once; one more is refused with 503."""
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds = 300.0
+    idle_timeout_s: Seconds = 60.0
+    """The longest silence of the upstream (or of a client that sends its body) in the middle of a message."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long requests under way may go on after SIGTERM."""
+    linger_most_ms: Annotated[float, Field(ge=0)] = 250.0
+    """The longest time that the lane stays raised after the last byte, waiting for a conversation's next request."""
+    promise_first_byte_ms: Annotated[float, Field(gt=0)] | None = None
+    """The promised time to first byte at p95. With a promise, live traffic that keeps it leaves headroom to batch."""
+    promise_gap_ms: Annotated[float, Field(gt=0)] | None = None
+    """The promised time between two chunks of a stream at p95."""
+
+    @field_validator("upstream")
+    @classmethod
+    def _is_an_origin(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("has to be http://host:port or https://host:port")
+        if parts.username or parts.password:
+            raise ValueError("must not hold credentials; use upstream_api_key")
+        if parts.path not in ("", "/"):
+            raise ValueError(f"must not have a path, but has {parts.path!r}: requests bring their own (/v1/…)")
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 class WatchSettings(_Table):
@@ -87,6 +172,13 @@ class Settings(BaseSettings):
         default_factory=lambda: {"embed": PoolSettings(engine="minilm")}, min_length=1
     )
     watch: tuple[WatchSettings, ...] = ()
+    gateway: GatewaySettings | None = None
+    lane_folder: Path | None = None
+    """Where this host's lane signals lie, a folder on a RAM disk that gateway and workers share; found by itself."""
+    lane_fanout: bool | None = None
+    """Whether lane signals cross hosts through the broker; by default not on the embedded one."""
+    trace_folder: Path | None = None
+    """Where workers write down each micro-batch and hold, one JSON line each, for looking at later."""
 
     @classmethod
     def settings_customise_sources(
@@ -200,4 +292,6 @@ def _fields_at(where: list[str]) -> list[str]:
         return list(PoolSettings.model_fields)
     if where and where[0] == "watch":
         return list(WatchSettings.model_fields)
+    if where and where[0] == "gateway":
+        return list(GatewaySettings.model_fields)
     return list(Settings.model_fields)

@@ -17,6 +17,7 @@
     ├── BrokerError
     │   ├── BrokerUnavailable     may work again later
     │   └── BrokerRefused         this broker can't keep the promises
+    ├── LaneError                 this host's lane maps can't be used
     └── EngineError               an engine that can't be loaded or used
         ├── MissingExtra          an optional dependency is not installed
         └── Interrupted           a micro-batch was stopped from outside
@@ -89,6 +90,10 @@ class BrokerUnavailable(BrokerError):
 
 class BrokerRefused(BrokerError):
     """Raised when a broker or its settings would break a promise, with the reason."""
+
+
+class LaneError(HoldshortError):
+    """Raised when the maps that carry lane signals on this host cannot be used."""
 
 
 class EngineError(HoldshortError):

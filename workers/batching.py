@@ -33,6 +33,13 @@ class BatchBudget:
         """Cost that the next micro-batch may have."""
         return max(1, int(self._budget))
 
+    def expected_s(self, cost: int) -> float:
+        """How long a micro-batch of this cost is likely to take (median); 0.0 before anything was observed."""
+        if not self._seconds_per_cost:
+            return 0.0
+        ordered = sorted(self._seconds_per_cost)
+        return ordered[len(ordered) // 2] * max(1, cost)
+
     def observe(self, cost: int, seconds: float) -> None:
         """Learn from a micro-batch of this cost that took this long."""
         cost = max(1, cost)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .lane.reading import Reading
+from .lane.control import Permit
 
-Why = Literal["lane", "quantum", "shutdown", "paused", "cancelled", "expired", "taken_over", ""]
+Why = Literal["lane", "duty", "preempted", "quantum", "shutdown", "paused", "cancelled", "expired", "taken_over", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Situation:
     """All that the decision depends on; times are monotonic seconds.
 
     Attributes:
-        lane: the latest reading.
+        permit: whether the lane lets the next micro-batch run.
         quantum_ends: when the message has been held for long enough.
         park_after_s: how long a hold is waited out in place.
         stopping: the worker is asked to leave.
@@ -23,7 +23,7 @@ class Situation:
     """
 
     now: float
-    lane: Reading
+    permit: Permit
     quantum_ends: float
     park_after_s: float
     stopping: bool = False
@@ -65,11 +65,14 @@ def next_step(at: Situation) -> Step:
         return Step("park", "shutdown", "the worker shuts down")
     if at.paused:
         return Step("park", "paused", "the job is paused")
-    if at.lane.signal == "hold":
-        park_at = at.lane.since + at.park_after_s
+    permit = at.permit
+    if permit.why == "lane":
+        park_at = permit.since + at.park_after_s
         if at.now >= park_at:
-            return Step("park", "lane", f"{at.lane.source} holds: {at.lane.reason}")
-        return Step("pause", "lane", f"{at.lane.source} holds: {at.lane.reason}", until=park_at)
+            return Step("park", "lane", permit.reason)
+        return Step("pause", "lane", permit.reason, until=min(park_at, permit.until or park_at))
     if at.now >= at.quantum_ends:
         return Step("park", "quantum", "the quantum is used up")
+    if not permit.may_run:
+        return Step("pause", permit.why, permit.reason, until=min(permit.until or at.quantum_ends, at.quantum_ends))
     return ADVANCE

@@ -27,6 +27,7 @@ from .batching import BatchBudget
 from .decide import Situation, Step, next_step
 from .engines.protocol import Engine
 from .interrupter import Interrupter
+from .lane.control import Control, Permit, YieldLimits
 from .lane.reading import Reading
 from .observer import Observer, Point
 from .shard_run import ShardRun
@@ -34,6 +35,9 @@ from .suspects import plan
 from .watch import Watch
 
 log = logging.getLogger(__name__)
+
+_LOOK_S = 0.005
+"""How often the lane is looked at while work stands still."""
 
 Result = Literal["ended", "continued", "handed_back", "taken_over", "paused", "dropped"]
 """What became of a message; all of them mean: acknowledge it."""
@@ -47,6 +51,18 @@ class Limits:
     yield_bound_s: float = 0.05
     park_after_s: float = 2.0
     control_interval_s: float = 1.0
+    drain_s: float | None = None
+    min_run_s: float | None = None
+    preemptions_per_minute: int = 600
+    suspend_when_parked: bool = False
+
+    @property
+    def lane(self) -> YieldLimits:
+        """What of it concerns the lane; a drain of a tenth and a shortest run of two fifths of the bound by default."""
+        bound_s = self.yield_bound_s
+        drain_s = bound_s / 10 if self.drain_s is None else self.drain_s
+        min_run_s = bound_s * 0.4 if self.min_run_s is None else self.min_run_s
+        return YieldLimits(bound_s, drain_s, min_run_s, self.preemptions_per_minute)
 
 
 class Runner:
@@ -79,9 +95,12 @@ class Runner:
         self._limits = limits
         self._observer = observer or Observer()
         self._budgets = {kind: BatchBudget(limits.yield_bound_s) for kind in engines}
-        self._interrupter = Interrupter(limits.yield_bound_s)
+        self._control = Control(limits.lane)
+        self._interrupter = Interrupter(limits.yield_bound_s, self._interrupt_at)
         self._stopping = False
         self._changed = threading.Event()
+        self._engine_in_use = threading.Lock()
+        self._suspended = False
 
     def stop(self) -> None:
         """Park at the next step; from any thread or a signal handler."""
@@ -91,8 +110,18 @@ class Runner:
     def wake(self) -> None:
         """Something that the next step depends on has changed; from any thread."""
         self._changed.set()
-        if self._stopping or self._lane().signal == "hold":
+        if self._stopping:
             self._interrupter.demand()
+
+    def suspend(self) -> None:
+        """Release the engines' memory, if the pool says so and the lane is held for long; from any thread."""
+        if self._limits.suspend_when_parked and not self._suspended:
+            with self._engine_in_use:
+                if self._lane_is_parked() and not self._suspended:
+                    self._suspended = True
+                    for engine in self._engines.values():
+                        engine.suspend()
+                    log.info("the engine's memory is released until the lane is clear")
 
     def advance(self, message: Message, *, redelivered: bool) -> Result:
         """Do what a message asks for, for at most one quantum (and the micro-batch then running).
@@ -127,10 +156,20 @@ class Runner:
         self._at("taken", taken)
         watch = Watch(self._ledger, taken, control, interval_s=self._limits.control_interval_s, on_change=self.wake)
         with watch:
-            turn = _Held(self, taken, watch)
-            step = turn.run()
+            with self._engine_in_use, self._interrupter:
+                self._resume()
+                step = _Held(self, taken, watch).run()
             self._observer.left(action=step.action if step else "end", why=step.why if step else "")
-            return self._leave(message, taken, step)
+            result = self._leave(message, taken, step)
+        if step is not None and step.why == "lane":
+            self.suspend()
+        return result
+
+    def _resume(self) -> None:
+        if self._suspended:
+            for engine in self._engines.values():
+                engine.resume()
+            self._suspended = False
 
     # -- leaving a stripe --------------------------------------------------------------------------------
 
@@ -190,7 +229,7 @@ class Runner:
         held_long = time.monotonic() >= reading.since + self._limits.park_after_s
         return reading.signal == "hold" and held_long and not self._stopping
 
-    def decide(self, record: JobRecord, watch: Watch, quantum_ends: float) -> Step:
+    def decide(self, record: JobRecord, watch: Watch, quantum_ends: float, expected_s: float) -> Step:
         """The next step, after waiting in place while it says so."""
         paused_since: float | None = None
         reason = ""
@@ -200,7 +239,7 @@ class Runner:
             step = next_step(
                 Situation(
                     now=now,
-                    lane=self._lane(),
+                    permit=self._permit(expected_s, now),
                     quantum_ends=quantum_ends,
                     park_after_s=self._limits.park_after_s,
                     stopping=self._stopping,
@@ -215,7 +254,19 @@ class Runner:
                     self._observer.waited(seconds=now - paused_since, reason=reason)
                 return step
             paused_since, reason = paused_since or now, step.reason
-            self._wait(step.until)
+            self._wait(now + _LOOK_S if step.until is None else min(step.until, now + _LOOK_S))
+
+    def _permit(self, expected_s: float, now: float) -> Permit:
+        control = self._control
+        preemptions = control.preemptions
+        permit = control.permit(self._lane(), expected_s=expected_s, now=now)
+        if control.preemptions != preemptions and control.hold is not None:
+            raised, seen = control.hold
+            self._observer.yielded(raised=raised, seen=seen, still=now)
+        return permit
+
+    def _interrupt_at(self, started: float, expected_s: float, now: float) -> float | None:
+        return self._control.interrupt_at(self._lane(), started=started, expected_s=expected_s, now=now)
 
     def _wait(self, until: float | None) -> None:
         timeout = None if until is None else max(0.0, until - time.monotonic())
@@ -241,6 +292,7 @@ class Runner:
             engine=self._engines[record.kind],
             budget=self._budgets[record.kind],
             interrupter=self._interrupter,
+            control=self._control,
             observer=self._observer,
             max_attempts=record.max_attempts,
             step=held.step,
@@ -278,10 +330,10 @@ class _Held:
         # Only the shard that an earlier turn left open can have anything behind it.
         self._look_back = stripe.turn.key != (1, 0)
 
-    def step(self) -> Step:
+    def step(self, expected_s: float) -> Step:
         # Every turn runs at least one micro-batch, or a quantum shorter than getting ready would never end.
         ends = self._quantum_ends if self._has_advanced else math.inf
-        return self._runner.decide(self.stripe.record, self._watch, ends)
+        return self._runner.decide(self.stripe.record, self._watch, ends, expected_s)
 
     def advances(self) -> None:
         """A micro-batch runs."""
@@ -290,7 +342,7 @@ class _Held:
     def run(self) -> Step | None:
         """Run shard after shard; None when the stripe is done, else the step that ended it."""
         while (shard := self.stripe.next_shard) is not None:
-            step = self.step()
+            step = self.step(0.0)
             if step.action == "advance":
                 step = self._run_shard(shard)
             if step is not None:
@@ -309,11 +361,16 @@ class _Held:
             run.tries.update(stripe.tries(shard))
             noted = self._attempts(shard, len(rows) + len(unreadable))
         saved = set(run.lines)
-        step = self._run_planned(run, shard, noted, saved)
+        step = self._run_planned(run, shard, noted, saved) or self._before_commit()
         if step is not None:
             return self._let_go(run, shard, step, saved)
         self._commit(run, shard, tidy=look_back)
         return None
+
+    def _before_commit(self) -> Step | None:
+        # Packing results takes the processor too. What would end the work comes too late to matter here.
+        step = self.step(0.0)
+        return step if step.action == "park" and step.why == "lane" else None
 
     def _attempts(self, shard: int, rows: int) -> list[Attempt]:
         found = self.stripe.attempts(shard)

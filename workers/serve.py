@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
@@ -18,34 +18,48 @@ from ..jobs.broker.message import Message
 from ..jobs.identity import new_id
 from ..jobs.ledger import Ledger
 from ..jobs.settings import Settings
-from ..storage.errors import BrokerUnavailable, StoreError
+from ..storage.errors import BrokerUnavailable, SettingsError, StoreError
 from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from .app import make_app, worker_name
 from .engines import registry
 from .engines.checkpoint import CheckpointCopy
-from .lane.operator import OperatorLane
-from .observer import Observer, Point
+from .lane.worker_lane import WorkerLane
+from .observer import Observer, Observers, Point
 from .runner import Limits, Runner
+from .tally import Tally
+from .trace import Trace
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 20.0
 EXIT_GRACE_OVER = 75
 """EX_TEMPFAIL: the work in hand could not be parked in time; its message comes back by itself."""
-_RATE_WINDOW_S = 60.0
+_GATE_S = 0.1
 
 
-def serve(settings: Settings, pool: str, *, observer: Observer | None = None, grace_s: float = GRACE_S) -> int:
+def serve(
+    settings: Settings,
+    pool: str,
+    *,
+    device: str = "",
+    metrics: str | None = None,
+    observer: Observer | None = None,
+    grace_s: float = GRACE_S,
+) -> int:
     """Work on a pool's queue until SIGTERM or SIGINT; returns the exit status.
 
     SIGTERM and the first SIGINT park what is in hand; a second SIGINT ends the process at once, and the
     message comes back by itself.
 
+    Args:
+        device: which of the pool's accelerators this worker is for; "" when it has none of its own.
+        metrics: where to serve /metrics, as "host:port"; instead of the pool's setting.
+
     Raises:
-        UnknownPool, EngineError, StoreRefused, BrokerRefused: before anything is consumed.
+        UnknownPool, SettingsError, EngineError, StoreRefused, BrokerRefused, LaneError: before anything is consumed.
     """
-    return _Worker(settings, pool, observer or Observer(), grace_s).run()
+    return _Worker(settings, pool, device, metrics, observer or Observer(), grace_s).run()
 
 
 def leave_with_parent() -> None:
@@ -60,10 +74,24 @@ def leave_with_parent() -> None:
 
 
 class _Worker:
-    def __init__(self, settings: Settings, pool: str, observer: Observer, grace_s: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: str,
+        device: str,
+        metrics: str | None,
+        observer: Observer,
+        grace_s: float,
+    ) -> None:
         self.settings = settings
         self.pool = pool
-        self.pool_settings = settings.pool(pool)
+        self.device = device
+        self.pool_settings = found = settings.pool(pool)
+        if device and device not in found.devices:
+            raise SettingsError(
+                f"Pool {pool} has no device {device!r}; it has {', '.join(found.devices) or 'none of its own'} "
+                f"(pools.{pool}.devices)."
+            )
         self.worker_id = new_id()
         self.grace_s = grace_s
         store = open_store(settings.store, fsync=settings.fsync, storage_options=settings.store_options)
@@ -71,7 +99,18 @@ class _Worker:
         self.ledger = Ledger(PatientStore(store))
         self.broker = Broker(settings)
         self.engine = registry.create(self.pool_settings.engine, self.pool_settings.options)
-        self.lane = OperatorLane(store, pool, on_change=self._lane_changed)
+        self.tally = Tally()
+        self.trace = Trace(settings.trace_folder, pool) if settings.trace_folder else None
+        self.observer = Observers(self.tally, *((self.trace,) if self.trace else ()), observer)
+        self.lane = WorkerLane(
+            settings,
+            store,
+            pool,
+            device=device,
+            on_change=self._lane_changed,
+            on_lost=lambda name: self.observer.source_lost(name=name),
+        )
+        self.metrics = metrics or found.metrics
         self.busy = _Busy()
         self.heart = _Heart(self)
         self.runner = Runner(
@@ -82,11 +121,15 @@ class _Worker:
             worker_id=self.worker_id,
             limits=Limits(
                 quantum_s=settings.quantum_s,
-                yield_bound_s=self.pool_settings.yield_bound_ms / 1000,
-                park_after_s=self.pool_settings.park_after_s,
+                yield_bound_s=found.yield_bound_ms / 1000,
+                park_after_s=found.park_after_s,
                 control_interval_s=settings.control_interval_s,
+                drain_s=None if found.drain_ms is None else found.drain_ms / 1000,
+                min_run_s=None if found.min_run_ms is None else found.min_run_ms / 1000,
+                preemptions_per_minute=found.max_preemptions_per_minute,
+                suspend_when_parked=found.suspend_when_parked,
             ),
-            observer=_Both(self.heart, observer),
+            observer=Observers(self.heart, self.observer),
         )
         self.controller: Any = None
         self._signals = 0
@@ -96,6 +139,10 @@ class _Worker:
             self.broker.check()
         except BrokerUnavailable as error:
             log.warning("%s Waiting for it.", error)
+        if self.metrics:
+            from .metrics import serve_metrics
+
+            serve_metrics(self.metrics, self.pool, self.device, self.tally, self.lane.reading)
         self.engine.load()
         self.lane.start()
         self.heart.start()
@@ -106,6 +153,8 @@ class _Worker:
             self.lane.stop()
             self.engine.close()
             self.broker.close()
+            if self.trace is not None:
+                self.trace.close()
         return 0
 
     def advance(self, message: Message, redelivered: bool) -> None:
@@ -150,9 +199,12 @@ class _Worker:
         """Stop consuming while the lane is held for longer than a short while, so the queue serves others."""
         consuming = True
         while True:
-            time.sleep(0.1)
+            time.sleep(_GATE_S)
             reading = self.lane.reading()
             held = reading.signal == "hold" and time.monotonic() - reading.since >= self.pool_settings.park_after_s
+            if held and self.busy.message is None:
+                self.observer.parked(seconds=_GATE_S)
+                self.runner.suspend()
             if held != consuming:
                 continue
             consuming = not held
@@ -212,13 +264,11 @@ class _Busy:
 
 
 class _Heart(Observer):
-    """Writes the worker's heartbeat, with the rate at which it answers rows."""
+    """Writes the worker's heartbeat: at an interval, and soon after it took a turn."""
 
     def __init__(self, worker: _Worker) -> None:
         self._worker = worker
         self._started_at = time.time()
-        self._rows: deque[list[float]] = deque()  # [second, rows answered in it]
-        self._lock = threading.Lock()
         self._beat_now = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -234,14 +284,6 @@ class _Heart(Observer):
             presence.goodbye(self._worker.store, self._worker.pool, self._worker.worker_id)
         except StoreError as error:
             log.warning("goodbye could not be said: %s", error)
-
-    def finished(self, *, rows: int) -> None:
-        second = float(int(time.monotonic()))
-        with self._lock:
-            if self._rows and self._rows[-1][0] == second:
-                self._rows[-1][1] += rows
-            else:
-                self._rows.append([second, rows])
 
     def at(self, point: Point, *, job: str, stripe: int, shard: int | None) -> None:
         if point == "taken":
@@ -269,47 +311,17 @@ class _Heart(Observer):
                     at=time.time(),
                     job=message.job if message else "",
                     stripe=message.stripe if message else -1,
-                    rows_per_s=self._rate(),
+                    rows_per_s=worker.tally.rows_per_s,
                     signal=reading.signal,
                     reason=reading.reason,
+                    headroom=reading.headroom,
+                    source=reading.source,
+                    held_s=max(0.0, time.monotonic() - reading.since) if reading.signal == "hold" else 0.0,
+                    device=worker.device,
+                    totals=asdict(worker.tally.totals),
+                    yield_p50_s=worker.tally.yield_quantile_s(0.5),
+                    yield_p95_s=worker.tally.yield_quantile_s(0.95),
                 ),
             )
         except StoreError as error:
             log.warning("no heartbeat: %s", error)
-
-    def _rate(self) -> float:
-        now = time.monotonic()
-        with self._lock:
-            while self._rows and now - self._rows[0][0] > _RATE_WINDOW_S:
-                self._rows.popleft()
-            if not self._rows:
-                return 0.0
-            rows = sum(count for _, count in self._rows)
-            return round(rows / max(now - self._rows[0][0], 0.5), 3)
-
-
-class _Both(Observer):
-    """Tells two observers."""
-
-    def __init__(self, first: Observer, second: Observer) -> None:
-        self._each = (first, second)
-
-    def at(self, point: Point, *, job: str, stripe: int, shard: int | None) -> None:
-        for observer in self._each:
-            observer.at(point, job=job, stripe=stripe, shard=shard)
-
-    def ran(self, *, units: int, cost: int, seconds: float) -> None:
-        for observer in self._each:
-            observer.ran(units=units, cost=cost, seconds=seconds)
-
-    def finished(self, *, rows: int) -> None:
-        for observer in self._each:
-            observer.finished(rows=rows)
-
-    def waited(self, *, seconds: float, reason: str) -> None:
-        for observer in self._each:
-            observer.waited(seconds=seconds, reason=reason)
-
-    def left(self, *, action: str, why: str) -> None:
-        for observer in self._each:
-            observer.left(action=action, why=why)

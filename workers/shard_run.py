@@ -16,6 +16,7 @@ from .decide import Step
 from .engines.failures import row_error
 from .engines.protocol import Engine, Unit
 from .interrupter import Interrupter
+from .lane.control import Control
 from .lines import ok_line
 from .observer import Observer
 
@@ -45,7 +46,8 @@ class ShardRun:
         rows: by place in the shard.
         lines: result lines by place; what is in it is not run again.
         tries: how often each place has failed retryably.
-        step: asks whether to go on; waits while the lane is held for a short time.
+        step: asks whether to go on with what is expected to take so long; waits while the lane is held for a
+            short time.
         wait: sleeps until a monotonic time or until something changed.
     """
 
@@ -54,9 +56,10 @@ class ShardRun:
     engine: Engine
     budget: BatchBudget
     interrupter: Interrupter
+    control: Control
     observer: Observer
     max_attempts: int
-    step: Callable[[], Step]
+    step: Callable[[float], Step]
     wait: Callable[[float], None]
     about_to_run: Callable[[], None]
     lines: dict[int, bytes] = field(default_factory=dict[int, bytes])
@@ -73,7 +76,7 @@ class ShardRun:
             now = time.monotonic()
             ready = [place for place in pending if self._due.get(place, 0.0) <= now]
             if not ready:
-                step = self.step()
+                step = self.step(0.0)
                 if step.action != "advance":
                     return step
                 # Not much longer than it takes to notice that the quantum is over.
@@ -95,7 +98,7 @@ class ShardRun:
             # Cutting a row into units is quick for most engines and slow for some: look by time, not by row.
             if (now := time.monotonic()) >= look_at:
                 look_at = now + _LOOK_EVERY_S
-                step = self.step()
+                step = self.step(_LOOK_EVERY_S)
                 if step.action != "advance":
                     return step
             row = self.rows[place]
@@ -124,12 +127,14 @@ class ShardRun:
         units = [unit for _, _, unit in queue]
         start = 0
         while start < len(queue):
-            step = self.step()
+            budget = max(1, int(self.budget.cost * self.control.batch_share(time.monotonic())))
+            size = take_batch(units, start, budget=budget, cost=self.engine.cost)
+            batch = queue[start : start + size]
+            expected_s = self.budget.expected_s(self.engine.cost(units[start : start + size]))
+            step = self.step(expected_s)
             if step.action != "advance":
                 return step
-            size = take_batch(units, start, budget=self.budget.cost, cost=self.engine.cost)
-            batch = queue[start : start + size]
-            outputs = self._infer(batch)
+            outputs = self._infer(batch, expected_s)
             if outputs is None:
                 continue
             start += size
@@ -147,15 +152,18 @@ class ShardRun:
                     self._finish(place, opened.pop(place))
         return None
 
-    def _infer(self, batch: list[tuple[int, int, Unit]]) -> list[Any] | None:
+    def _infer(self, batch: list[tuple[int, int, Unit]], expected_s: float) -> list[Any] | None:
         """Outputs of a micro-batch; None if it was interrupted and has to be run again."""
         units = [unit for _, _, unit in batch]
         self.about_to_run()
         begin = time.monotonic()
         try:
-            with self.interrupter.running(self.engine):
+            with self.interrupter.running(self.engine, expected_s):
                 outputs = list(self.engine.infer(units))
         except Interrupted:
+            seconds = time.monotonic() - begin
+            self.control.interrupted(seconds)
+            self.observer.lost(rows=len({place for place, _, _ in batch}), seconds=seconds)
             return None
         except Exception as error:  # noqa: BLE001 - whatever the engine raises is the rows' result
             places = {place for place, _, _ in batch}
@@ -167,6 +175,7 @@ class ShardRun:
             return [_RUN_ALONE] * len(batch)
         seconds = time.monotonic() - begin
         self.engine_s += seconds
+        self.control.ran(seconds)
         cost = self.engine.cost(units)
         self.budget.observe(cost, seconds)
         self.observer.ran(units=len(units), cost=cost, seconds=seconds)

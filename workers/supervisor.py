@@ -1,4 +1,4 @@
-"""`holdshort up`: a worker process per pool, the controller, and the folder triggers, until told to stop."""
+"""`holdshort up`: worker processes, the gateway, the controller and the folder triggers, until told to stop."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 
 from ..jobs.controller import Controller
@@ -26,28 +26,22 @@ _SETTLED_S = 30.0
 
 @dataclass(slots=True)
 class _Child:
-    pool: str
+    what: str
+    command: Sequence[str]
     process: subprocess.Popen[bytes]
     started: float
     pause: float = _PAUSE_FIRST_S
     restart_at: float | None = None
-    restarts: int = field(default=0)
 
 
 class Supervisor:
-    """Keeps workers alive and everything else running.
+    """Keeps workers (one for each pool, or for each of its devices) and the gateway alive, and the rest running."""
 
-    Args:
-        command: how to start a worker of a pool; it has to end when its standard input closes, so that none
-            outlives us.
-    """
-
-    def __init__(self, settings: Settings, *, command: Callable[[str], Sequence[str]] | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._command = command or _worker_command
         self._stop = threading.Event()
         self._signals = 0
-        self._children: dict[str, _Child] = {}
+        self._children: list[_Child] = []
 
     def run(self, *, ready: Callable[[], None] | None = None) -> int:
         """Run until SIGTERM or SIGINT; then let workers park and leave. A second SIGINT kills them."""
@@ -61,13 +55,11 @@ class Supervisor:
         for thread in threads:
             thread.start()
         try:
-            for pool in self.settings.pools:
-                self._children[pool] = self._start(pool)
+            self._children = [self._start(what, command) for what, command in _parts(self.settings)]
             if ready is not None:
                 ready()
             while not self._stop.wait(0.2):
-                for child in self._children.values():
-                    self._tend(child)
+                self._children = [self._tend(child) for child in self._children]
         finally:
             self._stop.set()
             self._drain()
@@ -75,49 +67,42 @@ class Supervisor:
                 thread.join()
         return 0
 
-    def worker_pid(self, pool: str) -> int:
-        """Process id of a pool's worker."""
-        return self._children[pool].process.pid
-
     def stop(self) -> None:
         """Leave, as after SIGTERM; from any thread."""
         self._stop.set()
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _start(self, pool: str) -> _Child:
+    def _start(self, what: str, command: Sequence[str]) -> _Child:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            list(self._command(pool)),
+            list(command),
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches us alone, and we tell them
         )
-        log.info("worker of pool %s: process %d", pool, process.pid)
-        return _Child(pool, process, time.monotonic())
+        log.info("%s: process %d", what, process.pid)
+        return _Child(what, command, process, time.monotonic())
 
-    def _tend(self, child: _Child) -> None:
+    def _tend(self, child: _Child) -> _Child:
+        """The child, or the one that takes its place."""
         now = time.monotonic()
         if child.restart_at is not None:
-            if now >= child.restart_at:
-                fresh = self._start(child.pool)
-                fresh.pause, fresh.restarts = child.pause, child.restarts + 1
-                self._children[child.pool] = fresh
-            return
+            if now < child.restart_at:
+                return child
+            fresh = self._start(child.what, child.command)
+            fresh.pause = child.pause
+            return fresh
         status = child.process.poll()
         if status is None:
-            return
+            return child
         if now - child.started >= _SETTLED_S:
             child.pause = _PAUSE_FIRST_S
-        log.warning(
-            "the worker of pool %s ended (%s); a new one starts in %.1f s",
-            child.pool,
-            _said(status),
-            child.pause,
-        )
+        log.warning("the %s ended (%s); a new one starts in %.1f s", child.what, _said(status), child.pause)
         child.restart_at = now + child.pause
         child.pause = min(_PAUSE_MOST_S, child.pause * 2)
+        return child
 
     def _drain(self) -> None:
-        running = [child.process for child in self._children.values() if child.process.poll() is None]
+        running = [child.process for child in self._children if child.process.poll() is None]
         for process in running:
             process.terminate()
         end = time.monotonic() + GRACE_S + 5
@@ -138,8 +123,23 @@ class Supervisor:
         self._stop.set()
 
 
-def _worker_command(pool: str) -> Sequence[str]:
-    return (sys.executable, "-m", "holdshort.cli", "worker", pool, "--with-parent")
+def _parts(settings: Settings) -> Iterator[tuple[str, Sequence[str]]]:
+    """What runs in a process of its own, and how it is started; each ends when its standard input closes."""
+    holdshort = (sys.executable, "-m", "holdshort.cli")
+    for name, pool in settings.pools.items():
+        if not pool.devices:
+            yield f"worker of pool {name}", (*holdshort, "worker", name, "--with-parent")
+        for place, device in enumerate(pool.devices):
+            metrics = ("--metrics", _next_port(pool.metrics, place)) if pool.metrics else ()
+            command = (*holdshort, "worker", name, "--device", device, *metrics, "--with-parent")
+            yield f"worker of pool {name} for device {device}", command
+    if settings.gateway is not None:
+        yield "gateway", (*holdshort, "gateway", "--with-parent")
+
+
+def _next_port(address: str, place: int) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + place}"
 
 
 def _said(status: int) -> str:

@@ -14,6 +14,9 @@ from .reading import CLEAR, Reading
 
 log = logging.getLogger(__name__)
 
+_SAME_S = 0.5
+"""Two clocks never agree on the same moment twice."""
+
 
 class OperatorLane:
     """Follows the hold on one pool.
@@ -78,4 +81,7 @@ class OperatorLane:
             return before if before.signal == "clear" else Reading("clear", 1.0, CLEAR.reason, "", time.monotonic())
         source = f"operator {hold.by}"
         since = before.since if before.signal == "hold" else time.monotonic()
-        return Reading("hold", 0.0, hold.reason, source, since, hold.until)
+        until = None if hold.until is None else time.monotonic() + hold.until - time.time()
+        if before.until is not None and until is not None and abs(before.until - until) < _SAME_S:
+            until = before.until
+        return Reading("hold", 0.0, hold.reason, source, since, until)

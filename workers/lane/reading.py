@@ -1,9 +1,12 @@
-"""What a worker knows of its lane: one value, read between any two micro-batches."""
+"""What is said of a lane, as plain values, and which of several words counts. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+Signal = Literal["clear", "hold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,19 +15,56 @@ class Reading:
 
     Attributes:
         signal: "clear", or "hold" while live traffic (or an operator) has the accelerator.
-        headroom: what batch work may use, 0.0 to 1.0.
-        reason: for people, e.g. "deploy of chat v7".
-        source: who says so, e.g. "operator ana".
-        since: monotonic seconds at which this signal began, on this host.
-        until: seconds since the epoch at which it ends by itself; None when it does not.
+        headroom: the share of the accelerator's time that batch work may use, 0.0 to 1.0; 0.0 during a hold.
+        reason: for people, e.g. "2 live requests".
+        source: who says so, e.g. "gateway" or "operator ana".
+        since: monotonic seconds, on this host, at which this signal began.
+        until: monotonic seconds at which it ends by itself; None when it does not.
+        is_lost: the source has fallen silent without goodbye, and is taken for a hold because of that.
     """
 
-    signal: Literal["clear", "hold"]
+    signal: Signal
     headroom: float
     reason: str
     source: str
     since: float
     until: float | None = None
+    is_lost: bool = False
 
 
 CLEAR = Reading("clear", 1.0, "no source holds", "", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a source measures of its live traffic; seconds, None while unknown.
+
+    Attributes:
+        in_flight: live requests at the moment.
+        first_byte_p50_s, first_byte_p95_s: from a request's arrival to the first byte of its answer.
+        gap_p50_s, gap_p95_s: between two chunks of a streamed answer (a token's time, for most servers).
+    """
+
+    in_flight: int = 0
+    first_byte_p50_s: float | None = None
+    first_byte_p95_s: float | None = None
+    gap_p50_s: float | None = None
+    gap_p95_s: float | None = None
+
+
+NO_FIGURES = Figures()
+
+
+def strictest(readings: Iterable[Reading]) -> Reading:
+    """The reading that counts: a hold before all else, the oldest first; then the least headroom.
+
+    CLEAR when there is none.
+    """
+    found = CLEAR
+    for reading in readings:
+        if reading.signal == "hold":
+            if found.signal == "clear" or reading.since < found.since:
+                found = reading
+        elif found.signal == "clear" and (reading.headroom < found.headroom or found is CLEAR):
+            found = reading
+    return found

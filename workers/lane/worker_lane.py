@@ -1,0 +1,59 @@
+"""What one worker reads: its host's sources and the operator's hold, the strictest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...jobs.settings import Settings
+from ...storage.store import Store
+from .operator import OperatorLane
+from .place import LanePlace
+from .reader import LaneReader
+from .reading import Reading, strictest
+
+
+class WorkerLane:
+    """A pool's lane, as its workers on this host see it.
+
+    Args:
+        device: the worker's accelerator; "" heeds those of all.
+        on_change: called, from a background thread, after the operator's hold changed.
+        on_lost: called with a source's name each time one fell silent without goodbye.
+
+    Raises:
+        UnknownPool: no such pool.
+        LaneError: the lane's folder can't be used on this host.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        pool: str,
+        *,
+        device: str = "",
+        on_change: Callable[[], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        self._operator = OperatorLane(store, pool, on_change=on_change)
+        self.reader = LaneReader(
+            LanePlace.of(settings),
+            pool,
+            device=device,
+            signal_loss_timeout_s=settings.pool(pool).signal_loss_timeout_s,
+            on_lost=on_lost,
+        )
+
+    def start(self) -> None:
+        """Begin to follow; returns after the first look, so that no work starts on a lane that is held."""
+        self._operator.start()
+
+    def stop(self) -> None:
+        self._operator.stop()
+
+    def reading(self) -> Reading:
+        """The latest reading; costs less than a microsecond while nothing changes."""
+        operator = self._operator.reading()
+        if operator.signal == "clear":
+            return self.reader.reading()
+        return strictest((operator, self.reader.reading()))
