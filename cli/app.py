@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import checkpoints, jobs, pools, running
+from . import checkpoints, jobs, lane, pools, running
 
 app = typer.Typer(
     name="holdshort",
@@ -59,8 +59,9 @@ def common(
 for command in (jobs.submit, jobs.jobs, jobs.status, jobs.results, jobs.why, jobs.cancel, jobs.pause, jobs.resume,
                 jobs.retry, jobs.recover):  # fmt: skip
     app.command(rich_help_panel="Jobs")(command)
-for command in (pools.pools, pools.hold, pools.clear, pools.lane):
+for command in (pools.pools, pools.hold, pools.clear):
     app.command(rich_help_panel="Pools and lanes")(command)
 for command in (running.up, running.worker, running.controller, running.watch, running.doctor, running.demo):
     app.command(rich_help_panel="Running")(command)
+app.add_typer(lane.app, name="lane", rich_help_panel="Pools and lanes")
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel="Jobs")

@@ -12,7 +12,8 @@ import typer
 from .exits import Exit
 
 if TYPE_CHECKING:
-    from ..jobs import Job, Status
+    from ..jobs import Job, Settings, Status
+    from ..jobs.explain import LaneHold
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _PROBLEMS = 20
@@ -169,8 +170,26 @@ def why(job: JobId, json: AsJson = False) -> None:
 
     with Client() as client:
         found = client.job(job)
-        answer = found.why()
+        answer = client.why(found.id, lane=_hold_here(client.settings, found.record.pool))
         print_json({"id": found.id, "why": answer}) if json else say(answer)
+
+
+def _hold_here(settings: Settings, pool: str) -> LaneHold | None:
+    """What the lane of a pool says on this host, fresher than any heartbeat; None if nothing holds here."""
+    import time
+
+    from ..jobs.explain import LaneHold
+    from ..workers.lane.place import LanePlace
+    from ..workers.lane.reader import LaneReader
+
+    if pool not in settings.pools:
+        return None
+    timeout_s = settings.pool(pool).signal_loss_timeout_s
+    reader = LaneReader(LanePlace.of(settings), pool, signal_loss_timeout_s=timeout_s, on_lost=lambda name: None)
+    reading = reader.reading()
+    if reading.signal == "clear":
+        return None
+    return LaneHold(reading.source, reading.reason, time.monotonic() - reading.since)
 
 
 def cancel(

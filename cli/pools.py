@@ -29,7 +29,7 @@ def pools(json: AsJson = False) -> None:
                     "name": pool.name,
                     "engine": pool.settings.engine,
                     "workers": [asdict(worker) for worker in pool.workers],
-                    "lane": "hold" if pool.hold else "clear",
+                    "lane": "hold" if pool.held_because else "clear",
                     "hold": asdict(pool.hold) if pool.hold else None,
                     "queue_depth": pool.depth,
                     "active_jobs": pool.active_jobs,
@@ -46,7 +46,7 @@ def pools(json: AsJson = False) -> None:
             pool.name,
             pool.settings.engine,
             str(len(pool.workers)) if pool.workers else "none",
-            f"hold: {pool.hold.reason}" if pool.hold else "clear",
+            f"hold: {pool.held_because}" if pool.held_because else "clear",
             "broker away" if pool.depth is None else str(pool.depth),
             str(pool.active_jobs),
             str(pool.rows_left),
@@ -100,41 +100,3 @@ def clear(pool: Pool, json: AsJson = False) -> None:
         print_json({"pool": pool, "changed": changed})
     else:
         note(f"pool {pool} is clear" if changed else f"pool {pool} was not held")
-
-
-def lane(
-    pool: Annotated[
-        str | None,
-        typer.Argument(help="A pool's name; all without it.", metavar="[POOL]", show_default=False),
-    ] = None,
-    json: AsJson = False,
-) -> None:
-    """Show who holds a pool's lane, since when and why.
-
-    Example: `holdshort lane embed`
-    """
-    from ..jobs import Client
-    from .output import ago, print_json, print_table, span
-
-    with Client() as client:
-        names = [pool] if pool else list(client.settings.pools)
-        found = {name: client.lane(name) for name in names}
-    if json:
-        print_json({name: asdict(held) if held else None for name, held in found.items()})
-        return
-    import time
-
-    rows = (
-        (
-            name,
-            "hold",
-            held.by,
-            ago(held.since),
-            span(held.until - time.time()) if held.until else "until cleared",
-            held.reason,
-        )
-        if held
-        else (name, "clear", "", "", "", "")
-        for name, held in found.items()
-    )
-    print_table(("pool", "signal", "by", "since", "for another", "reason"), rows, empty="No pool is configured.")

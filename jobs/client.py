@@ -15,7 +15,7 @@ from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from . import presence
 from .broker.broker import Broker
-from .explain import Facts, explain
+from .explain import Facts, LaneHold, explain
 from .holds import Hold, clear_hold, read_hold, set_hold
 from .input import InputRow
 from .job import Job
@@ -55,6 +55,15 @@ class PoolStatus:
     active_jobs: int
     rows_left: int
     backlog_s: float | None
+
+    @property
+    def held_because(self) -> str | None:
+        """Why batch work on it stands still: the operator's hold, or what its workers say; None when it does not."""
+        if self.hold is not None:
+            return self.hold.reason
+        if self.workers and all(worker.signal == "hold" for worker in self.workers):
+            return f"{self.workers[0].source}: {self.workers[0].reason}"
+        return None
 
 
 class Client:
@@ -188,8 +197,12 @@ class Client:
                 found.append(job_id)
         return found
 
-    def why(self, job_id: str) -> str:
-        """In one sentence, why a job is not running, or what it does."""
+    def why(self, job_id: str, *, lane: LaneHold | None = None) -> str:
+        """In one sentence, why a job is not running, or what it does.
+
+        Args:
+            lane: a hold of its pool's lane that was read just now; without it, the workers' latest word is told.
+        """
         record = self._record(job_id)
         status = StatusReader(self.ledger, record).read()
         now = time.time()
@@ -208,6 +221,7 @@ class Client:
                 depth=self._depth(record.pool),
                 unpublished=record.id in self.ledger.unpublished(),
                 now=now,
+                lane=lane,
             )
         )
 

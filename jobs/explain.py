@@ -14,10 +14,25 @@ _MOMENT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
+class LaneHold:
+    """A hold that is not an operator's: live traffic, or a source that fell silent.
+
+    Attributes:
+        source, reason: who says so and why.
+        held_s: for how long.
+    """
+
+    source: str
+    reason: str
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that the answer is made of.
 
     Attributes:
+        lane: a hold of the pool's lane as it was just read; None: the workers' own word, a heartbeat old, counts.
         ahead: active jobs of the pool with a higher priority now, or the same and accepted earlier.
         depth: messages waiting in the pool's queue; None: the broker does not answer.
         unpublished: the job's messages may not be with the broker.
@@ -31,6 +46,7 @@ class Facts:
     depth: int | None
     unpublished: bool
     now: float
+    lane: LaneHold | None = None
 
 
 def explain(facts: Facts) -> str:
@@ -52,11 +68,22 @@ def explain(facts: Facts) -> str:
         if facts.hold.until is not None:
             until = f"for another {max(0, round(facts.hold.until - facts.now))} s"
         return f"Pool {status.pool} is held by {facts.hold.by} {until}: {facts.hold.reason}; {progress}."
+    holding = [w for w in busy or facts.workers if w.signal == "hold"]
+    lane = facts.lane
+    if lane is None and holding and len(holding) == len(busy or facts.workers):
+        lane = LaneHold(holding[0].source, holding[0].reason, holding[0].held_s)
+    if lane is not None and facts.workers:
+        return (
+            f"Its workers hold short: {lane.source} has had the lane of pool {status.pool} for {lane.held_s:.1f} s "
+            f"({lane.reason}); {progress}."
+        )
     if busy:
         rate = sum(worker.rows_per_s for worker in busy)
         left = f", about {(status.rows - status.done) / rate:.0f} s left" if rate > 0 else ""
         who = f"{len(busy)} worker{'s' if len(busy) > 1 else ''}"
-        return f"It is running on {who}; {progress}{left}."
+        least = min(worker.headroom for worker in busy)
+        share = "" if least >= 1.0 else f" for {least:.0%} of the time, which is what live traffic leaves"
+        return f"It is running on {who}{share}; {progress}{left}."
     if not facts.workers:
         return (
             f"No worker is alive on pool {status.pool}; start one with "

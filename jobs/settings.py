@@ -66,8 +66,11 @@ class PoolSettings(_Table):
 
     Two fifths of the yield bound by default.
     """
-    max_preemptions_per_minute: Annotated[int, Field(ge=1)] = 600
-    """Beyond this, work goes on later after a hold, so that it is not interrupted more often."""
+    max_preemptions_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Beyond this, work goes on later after a hold, so that it is not stopped more often.
+
+    One per yield bound by default: 1,200.
+    """
     signal_loss_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """How long a source of the lane that fell silent without goodbye is taken for a hold."""
     metrics: Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")] | None = None

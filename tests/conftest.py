@@ -20,6 +20,17 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def lane_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lane maps of tests that do not say where lie in a folder of this run's own."""
+    before = os.environ.get("HOLDSHORT_LANE_FOLDER")
+    os.environ["HOLDSHORT_LANE_FOLDER"] = str(tmp_path_factory.mktemp("lane"))
+    yield
+    os.environ.pop("HOLDSHORT_LANE_FOLDER")
+    if before is not None:
+        os.environ["HOLDSHORT_LANE_FOLDER"] = before
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
     """An S3 server; whoever kills it starts it again."""

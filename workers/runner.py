@@ -53,16 +53,17 @@ class Limits:
     control_interval_s: float = 1.0
     drain_s: float | None = None
     min_run_s: float | None = None
-    preemptions_per_minute: int = 600
+    preemptions_per_minute: int | None = None
     suspend_when_parked: bool = False
 
     @property
     def lane(self) -> YieldLimits:
-        """What of it concerns the lane; a drain of a tenth and a shortest run of two fifths of the bound by default."""
+        """What of it concerns the lane; what is None follows from the bound."""
         bound_s = self.yield_bound_s
+        often = max(1, round(60 / bound_s)) if self.preemptions_per_minute is None else self.preemptions_per_minute
         drain_s = bound_s / 10 if self.drain_s is None else self.drain_s
         min_run_s = bound_s * 0.4 if self.min_run_s is None else self.min_run_s
-        return YieldLimits(bound_s, drain_s, min_run_s, self.preemptions_per_minute)
+        return YieldLimits(bound_s, drain_s, min_run_s, often)
 
 
 class Runner:

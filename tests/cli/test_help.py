@@ -15,7 +15,7 @@ from support.commands import Commands
 
 COMMANDS = [
     "submit", "jobs", "status", "results", "why", "cancel", "pause", "resume", "retry", "recover", "pools", "hold",
-    "clear", "lane", "up", "worker", "controller", "watch", "doctor", "demo", "checkpoint save", "checkpoint list",
+    "clear", "lane show", "lane dismiss", "up", "worker", "controller", "watch", "doctor", "demo", "checkpoint save", "checkpoint list",
     "checkpoint verify",
 ]  # fmt: skip
 

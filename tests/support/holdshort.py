@@ -35,6 +35,9 @@ def settings_for(
         "control_interval_s": 0.2,
         "redelivery_s": 2.0,
         "pools": {"embed": PoolSettings(engine="function", options={"target": target})},
+        "lane_folder": folder / "lane",
+        # Tests of one host need no relay beside each worker.
+        "lane_fanout": False,
     }
     return Settings(**{**values, **more})
 
@@ -137,7 +140,13 @@ def environment_of(settings: Settings) -> dict[str, str]:
     """Environment variables by which our processes get these settings."""
     import json
 
+    optional = {
+        "HOLDSHORT_LANE_FOLDER": settings.lane_folder,
+        "HOLDSHORT_LANE_FANOUT": settings.lane_fanout,
+        "HOLDSHORT_TRACE_FOLDER": settings.trace_folder,
+    }
     return {
+        **{name: str(value) for name, value in optional.items() if value is not None},
         "HOLDSHORT_BROKER": settings.broker,
         "HOLDSHORT_STORE": settings.store,
         "HOLDSHORT_STORE_OPTIONS": json.dumps(settings.store_options),

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ...jobs.holds import Hold, read_hold
 from ...storage.errors import StoreError
@@ -15,7 +16,6 @@ from .reading import CLEAR, Reading
 log = logging.getLogger(__name__)
 
 _SAME_S = 0.5
-"""Two clocks never agree on the same moment twice."""
 
 
 class OperatorLane:
@@ -79,9 +79,17 @@ class OperatorLane:
         before = self._reading
         if hold is None:
             return before if before.signal == "clear" else Reading("clear", 1.0, CLEAR.reason, "", time.monotonic())
-        source = f"operator {hold.by}"
+        found = as_reading(hold)
+        # Two clocks never agree on the same moment twice.
+        same_end = (before.until is None) == (found.until is None) and (
+            before.until is None or found.until is None or abs(before.until - found.until) < _SAME_S
+        )
         since = before.since if before.signal == "hold" else time.monotonic()
-        until = None if hold.until is None else time.monotonic() + hold.until - time.time()
-        if before.until is not None and until is not None and abs(before.until - until) < _SAME_S:
-            until = before.until
-        return Reading("hold", 0.0, hold.reason, source, since, until)
+        return replace(found, since=since, until=before.until if same_end else found.until)
+
+
+def as_reading(hold: Hold) -> Reading:
+    """An operator's hold as a reading, its times turned into monotonic ones by the wall clock of this host."""
+    ahead_s = time.monotonic() - time.time()
+    until = None if hold.until is None else hold.until + ahead_s
+    return Reading("hold", 0.0, hold.reason, f"operator {hold.by}", hold.since + ahead_s, until)

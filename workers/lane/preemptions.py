@@ -8,14 +8,14 @@ WINDOW_S = 60.0
 class Preemptions:
     """Counts resumes, since there is no preemption without one before: at most so many in any minute.
 
-    A sixth of them may come at once; the rest are earned evenly.
+    A thirtieth of them may come at once; the rest are earned evenly.
 
     Args:
         per_minute: the bound.
     """
 
     def __init__(self, per_minute: int) -> None:
-        self._most = max(1.0, per_minute / 6)
+        self._most = max(1.0, per_minute / 30)
         self._per_s = max(per_minute - self._most, 0.0) / WINDOW_S if per_minute > 1 else 1 / WINDOW_S
         self._left = self._most
         self._at: float | None = None

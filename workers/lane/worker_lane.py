@@ -8,7 +8,7 @@ from ...jobs.settings import Settings
 from ...storage.store import Store
 from .operator import OperatorLane
 from .place import LanePlace
-from .reader import LaneReader
+from .reader import LaneReader, log_loss
 from .reading import Reading, strictest
 
 
@@ -35,13 +35,19 @@ class WorkerLane:
         on_change: Callable[[], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
     ) -> None:
+
+        def lost(name: str) -> None:
+            log_loss(name)
+            if on_lost is not None:
+                on_lost(name)
+
         self._operator = OperatorLane(store, pool, on_change=on_change)
         self.reader = LaneReader(
             LanePlace.of(settings),
             pool,
             device=device,
             signal_loss_timeout_s=settings.pool(pool).signal_loss_timeout_s,
-            on_lost=on_lost,
+            on_lost=lost,
         )
 
     def start(self) -> None:
