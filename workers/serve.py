@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 GRACE_S = 20.0
 EXIT_GRACE_OVER = 75
 """EX_TEMPFAIL: the work in hand could not be parked in time; its message comes back by itself."""
-_GATE_S = 0.1
+_GATE_S = 0.05
 
 
 def serve(
@@ -197,14 +197,15 @@ class _Worker:
 
     def _gate(self) -> None:
         """Stop consuming while the lane is held for longer than a short while, so the queue serves others."""
-        consuming = True
+        consuming, looked = True, time.monotonic()
         while True:
             time.sleep(_GATE_S)
-            reading = self.lane.reading()
-            held = reading.signal == "hold" and time.monotonic() - reading.since >= self.pool_settings.park_after_s
+            reading, now = self.lane.reading(), time.monotonic()
+            held = reading.signal == "hold" and now - reading.since >= self.pool_settings.park_after_s
             if held and self.busy.message is None:
-                self.observer.parked(seconds=_GATE_S)
+                self.observer.parked(seconds=now - looked)
                 self.runner.suspend()
+            looked = now
             if held != consuming:
                 continue
             consuming = not held

@@ -13,7 +13,12 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LAYERS = ["profiles", "storage", "jobs", "workers", "gateway", "cli"]
 """Lowest first; each may import those before it."""
-PURE = ["jobs/policy/", "jobs/explain.py", "workers/decide.py", "workers/batching.py", "workers/suspects.py"]
+PURE = [
+    "jobs/policy/", "jobs/explain.py", "workers/decide.py", "workers/batching.py", "workers/suspects.py",
+    "workers/lane/control.py", "workers/lane/duty.py", "workers/lane/linger.py", "workers/lane/preemptions.py",
+    "workers/lane/reading.py", "workers/lane/record.py", "workers/lane/verdict.py", "gateway/promise.py",
+    "workers/probe/policy.py",
+]  # fmt: skip
 IO_MODULES = {
     "asyncio", "celery", "fsspec", "http", "httpx", "io", "kombu", "logging", "multiprocessing", "os", "pathlib",
     "queue", "random", "secrets", "select", "shutil", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile",
