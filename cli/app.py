@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import checkpoints, jobs, lane, pools, running
+from . import checkpoints, jobs, lane, pools, relay, running
 
 app = typer.Typer(
     name="holdshort",
@@ -63,5 +63,6 @@ for command in (pools.pools, pools.hold, pools.clear):
     app.command(rich_help_panel="Pools and lanes")(command)
 for command in (running.up, running.worker, running.controller, running.watch, running.doctor, running.demo):
     app.command(rich_help_panel="Running")(command)
+app.command("lane-relay", hidden=True)(relay.lane_relay)
 app.add_typer(lane.app, name="lane", rich_help_panel="Pools and lanes")
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel="Jobs")

@@ -56,7 +56,8 @@ def worker(
     Example: `holdshort worker embed`
     """
     from ..jobs import Settings
-    from ..workers.serve import leave_with_parent, serve
+    from ..workers.parent import leave_with_parent
+    from ..workers.serve import serve
     from .output import print_json, start_logging
 
     start_logging(verbose=verbose)

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -24,6 +25,8 @@ from ..storage.patience import PatientStore
 from .app import make_app, worker_name
 from .engines import registry
 from .engines.checkpoint import CheckpointCopy
+from .lane.fanout import is_on
+from .lane.relay_process import RelayProcess
 from .lane.worker_lane import WorkerLane
 from .observer import Observer, Observers, Point
 from .runner import Limits, Runner
@@ -60,17 +63,6 @@ def serve(
         UnknownPool, SettingsError, EngineError, StoreRefused, BrokerRefused, LaneError: before anything is consumed.
     """
     return _Worker(settings, pool, device, metrics, observer or Observer(), grace_s).run()
-
-
-def leave_with_parent() -> None:
-    """End this process as by SIGTERM once its standard input closes: whoever started it is gone."""
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            continue
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 class _Worker:
@@ -110,6 +102,7 @@ class _Worker:
             on_change=self._lane_changed,
             on_lost=lambda name: self.observer.source_lost(name=name),
         )
+        self.relay = RelayProcess(settings) if is_on(settings) else None
         self.metrics = metrics or found.metrics
         self.busy = _Busy()
         self.heart = _Heart(self)
@@ -143,18 +136,22 @@ class _Worker:
             from .metrics import serve_metrics
 
             serve_metrics(self.metrics, self.pool, self.device, self.tally, self.lane.reading)
-        self.engine.load()
-        self.lane.start()
-        self.heart.start()
-        try:
-            self._consume()
-        finally:
-            self.heart.stop()
-            self.lane.stop()
-            self.engine.close()
-            self.broker.close()
+        with ExitStack() as leaving:
             if self.trace is not None:
-                self.trace.close()
+                leaving.callback(self.trace.close)
+            leaving.callback(self.broker.close)
+            if self.relay is not None:
+                self.relay.start()
+                leaving.callback(self.relay.stop)
+            self.engine.load()
+            leaving.callback(self.engine.close)
+            if self.relay is not None:
+                self.relay.wait()
+            self.lane.start()
+            leaving.callback(self.lane.stop)
+            self.heart.start()
+            leaving.callback(self.heart.stop)
+            self._consume()
         return 0
 
     def advance(self, message: Message, redelivered: bool) -> None:

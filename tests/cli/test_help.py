@@ -21,7 +21,8 @@ COMMANDS = [
 
 
 def _names(group: typer.Typer, prefix: str = "") -> set[str]:
-    names = {prefix + (c.name or c.callback.__name__.rstrip("_")) for c in group.registered_commands if c.callback}
+    shown = [command for command in group.registered_commands if not command.hidden]
+    names = {prefix + (c.name or c.callback.__name__.rstrip("_")) for c in shown if c.callback}
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
             names |= _names(inner.typer_instance, f"{prefix}{inner.name} ")

@@ -12,7 +12,8 @@ import sys
 from holdshort.cli.output import start_logging
 from holdshort.jobs.settings import Settings
 from holdshort.workers.observer import Observer, Point
-from holdshort.workers.serve import leave_with_parent, serve
+from holdshort.workers.parent import leave_with_parent
+from holdshort.workers.serve import serve
 
 
 class KillAt(Observer):

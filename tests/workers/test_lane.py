@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from holdshort.jobs import BatchInferenceJob, Client, Settings
+from holdshort.jobs.broker.broker import Broker as Publisher
 from holdshort.jobs.presence import Beat, alive
 from holdshort.jobs.settings import PoolSettings
 from holdshort.storage.errors import SettingsError
@@ -22,7 +23,7 @@ from holdshort.storage.opening import open_store
 from holdshort.workers.lane.opening import open_sources
 from holdshort.workers.lane.source import Source
 from holdshort.workers.serve import serve
-from support.brokers import Broker
+from support.brokers import Broker, EmbeddedBroker
 from support.checks import assert_exactly_once, rows
 from support.holdshort import Processes, environment_of, settings_for
 from support.ports import free_ports
@@ -279,3 +280,38 @@ def _metrics(port: int) -> dict[str, float]:
 
 def _rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_live_request_on_another_host_stops_the_work_here_and_a_broker_that_is_cut_off_keeps_it_stopped(
+    tmp_path: Path, broker: Broker
+) -> None:
+    pool = PoolSettings(engine="function", options={"target": "support.functions:slow_echo"}, park_after_s=60.0)
+    here = settings_for(
+        tmp_path, broker.url, pools={"embed": pool}, trace_folder=tmp_path / "trace", lane_fanout=True, quantum_s=60.0
+    )
+    there = here.model_copy(update={"lane_folder": tmp_path / "other-host"})
+    publisher = Publisher(here)
+    publisher.purge("embed")
+    publisher.close()
+    processes = Processes(tmp_path, here)
+    (source,) = open_sources(there, "gateway")
+    try:
+        with Client(settings=here) as client:
+            job = client.submit(BatchInferenceJob(pool="embed", input=rows(400), max_parallelism=1))
+            processes.worker()
+            eventually(lambda: len(_trace(here, "ran")) > 5, timeout=30, what="it works")
+            source.hold("2 live requests")
+            eventually(lambda: _trace(here, "yielded"), timeout=10, what="it stands")
+            eventually(lambda: "gateway on " in client.why(job.id), timeout=10, what="why names the other host")
+            if not isinstance(broker, EmbeddedBroker):
+                stood = len(_trace(here, "ran"))
+                broker.kill()
+                eventually(lambda: _beat(here).totals["sources_lost"] == 1, timeout=20, what="the source is lost")
+                assert _beat(here).signal == "hold"
+                assert len(_trace(here, "ran")) == stood
+                broker.start()
+            source.clear()
+            assert_exactly_once(job, 400, job.wait(timeout=60))
+    finally:
+        processes.end()
+        source.close()

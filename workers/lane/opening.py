@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from ...jobs.settings import Settings
 from ...storage.errors import SettingsError
+from .announcer import announce
+from .fanout import is_on
 from .live import Live
 from .place import LanePlace
 from .source import Source
@@ -22,6 +24,7 @@ def open_sources(settings: Settings, name: str, *, pools: Sequence[str] = (), de
     Raises:
         UnknownPool, SettingsError: no such pool or device.
         LaneError: the maps can't be made on this host.
+        BrokerRefused: a broker of a kind that can't be used.
     """
     for pool in pools:
         devices = settings.pool(pool).devices
@@ -31,7 +34,10 @@ def open_sources(settings: Settings, name: str, *, pools: Sequence[str] = (), de
                 f"(pools.{pool}.devices)."
             )
     place = LanePlace.of(settings)
-    return [Source(place, pool=pool, name=name, device=device) for pool in pools or settings.pools]
+    sources = [Source(place, pool=pool, name=name, device=device) for pool in pools or settings.pools]
+    if is_on(settings):
+        announce(settings, place, sources)
+    return sources
 
 
 def live(name: str = "live", *, pool: str | None = None, device: str = "") -> Live:

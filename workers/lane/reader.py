@@ -75,7 +75,7 @@ class LaneReader:
     Args:
         device: the worker's accelerator: sources of other devices are overlooked; "" heeds all.
         signal_loss_timeout_s: how long a source that fell silent without goodbye is taken for a hold.
-        on_lost: called with the source's name each time one is lost.
+        on_lost: called with the source's name each time one is lost; by default it is logged.
 
     Raises:
         LaneError: the maps' folder can't be made or read.
@@ -95,7 +95,7 @@ class LaneReader:
         self._device = device
         self._timeout_s = signal_loss_timeout_s
         self._clock = clock
-        self._on_lost = on_lost
+        self._on_lost = on_lost or log_loss
         self._boot = boot_id()
         self._lock = threading.Lock()
         self._seen: list[_Seen] = []
@@ -174,12 +174,7 @@ class LaneReader:
         is_lost = verdict.reading is not None and verdict.reading.is_lost
         if is_lost and not seen.was_lost:
             self.losses += 1
-            log.warning(
-                "lane source %s is lost: batch work holds until it returns, `holdshort lane dismiss %s`, or %.0f s",
-                seen.name, seen.name, self._timeout_s,
-            )  # fmt: skip
-            if self._on_lost is not None:
-                self._on_lost(seen.name)
+            self._on_lost(seen.name)
         seen.was_lost = is_lost
 
     def _state(self, seen: _Seen) -> SourceState:
@@ -255,27 +250,53 @@ class LaneReader:
             os.close(descriptor)
 
 
-def dismiss(place: LanePlace, pool: str, name: str) -> list[str]:
-    """Let workers of this host overlook the sources of that name that are silent; returns those that still beat."""
-    alive: list[str] = []
+def log_loss(name: str) -> None:
+    """Say that a source is lost, and what can be done."""
+    log.warning(
+        "lane source %s fell silent without goodbye: batch work holds until it returns, "
+        "`holdshort lane dismiss %s` is said, or the pool's signal_loss_timeout_s has passed",
+        name,
+        name,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissal:
+    """What `dismiss` found under a name: sources that are overlooked from now on, and such as still beat."""
+
+    dismissed: int
+    alive: int
+
+
+def dismiss(place: LanePlace, pool: str, name: str) -> Dismissal:
+    """Let the workers of this host overlook those sources of a name that are silent. Raises LaneError."""
+    dismissed = alive = 0
     at = place.pool(pool)
     with at.changing():
         for path in at.maps():
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                memory, page = map_page(descriptor, write=True)
+                if os.fstat(descriptor).st_size != SIZE:
+                    header, page = "too short", None
+                else:
+                    memory, page = map_page(descriptor, write=True)
+                    header = unpack_header(memory[:])
             finally:
                 os.close(descriptor)
-            header = unpack_header(memory[:])
-            if isinstance(header, str):
-                if path.stem.rpartition(".")[0] == name or path.stem == name:
-                    path.unlink() if not owner_lives(path) else alive.append(path.stem)
-                continue
-            if name not in (header.name, title(header)):
-                continue
-            sequence, word = page.read()
-            if word is not None and time.monotonic_ns() < word.beat_ns + MISSED_BEATS * header.beat_ns:
-                alive.append(title(header))
+            if isinstance(header, str) or page is None:
+                if name not in (path.stem, path.stem.rpartition(".")[0]):
+                    continue
+                beats = owner_lives(path)
+                if not beats:
+                    path.unlink()
+            elif name in (header.name, title(header)):
+                sequence, word = page.read()
+                silent_at = 0 if word is None else word.beat_ns + MISSED_BEATS * header.beat_ns
+                beats = time.monotonic_ns() < silent_at
+                if not beats:
+                    page.dismiss(sequence)
             else:
-                page.dismiss(sequence)
-    return alive
+                continue
+            alive += beats
+            dismissed += not beats
+    return Dismissal(dismissed, alive)

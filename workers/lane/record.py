@@ -16,6 +16,7 @@ is whole even where a processor lets stores be seen in another order.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -33,6 +34,9 @@ _HEADER = struct.Struct(f"<8sIIQ16s{_NAME_BYTES}s{_NAME_BYTES}s{_NAME_BYTES}s")
 _WORD = struct.Struct(f"<QqqqdddddIBH{_REASON_BYTES}s")
 _CHECK = struct.Struct("<I")
 SLOT_BYTES = _WORD.size + _CHECK.size
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
+"""What a source, a device or a host may be called."""
 
 State = Literal["clear", "hold", "closed"]
 _STATES: tuple[State, ...] = ("clear", "hold", "closed")

@@ -7,7 +7,6 @@ import itertools
 import logging
 import mmap
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +16,11 @@ from ...storage.errors import LaneError
 from .page import Page, map_page
 from .place import SUFFIX, LanePlace, boot_id, owner_lives
 from .reading import NO_FIGURES, Figures
-from .record import Header, State, Word, pack_header
+from .record import NAME, Header, State, Word, pack_header
 from .verdict import BEAT_S, NS
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _LOOK_S = 1.0
 
 
@@ -40,6 +38,7 @@ class Source:
         host: where the words come from, when they were only received here; "" for this host.
         beat_s: how often it beats. Silent for ten times that, it counts as lost.
         beats: False for words that are only received here: each `repeat` is its beat, and its end no goodbye.
+        word: what it says first; without it, that there is no live request.
 
     Raises:
         LaneError: the map can't be made, e.g. because the RAM disk is full.
@@ -55,10 +54,11 @@ class Source:
         host: str = "",
         beat_s: float = BEAT_S,
         beats: bool = True,
+        word: Word | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         for what, value in (("name", name), ("device", device), ("host", host)):
-            if not _NAME.fullmatch(value) and (what == "name" or value):
+            if not NAME.fullmatch(value) and (what == "name" or value):
                 raise LaneError(f"A source's {what} can't be {value!r}: use up to 63 letters, digits and . : _ -")
         self.pool = pool
         self.name = name
@@ -70,11 +70,12 @@ class Source:
         self._header = Header(name, device, host, os.getpid(), round(beat_s * NS), boot_id())
         self._lock = threading.Lock()
         now = clock_ns()
-        self._word = Word("clear", 1.0, "no live request", now, now)
+        self._word = word or Word("clear", 1.0, "no live request", now, now)
         self._closed = False
         self._memory: mmap.mmap
         self._page: Page
         self._path: Path
+        self._opened_ns: int
         self._descriptor: int
         self._join()
         self.beat_s = beat_s
@@ -85,6 +86,16 @@ class Source:
     def word(self) -> Word:
         """What was said last."""
         return self._word
+
+    @property
+    def slot(self) -> str:
+        """The name of its map: on this host no other living process has it in this pool."""
+        return self._path.stem
+
+    @property
+    def opened_ns(self) -> int:
+        """Monotonic nanoseconds at which it took its slot; whoever takes the slot next does so later."""
+        return self._opened_ns
 
     def hold(self, reason: str, *, for_s: float | None = None) -> None:
         """Batch work is to stand still: until `clear`, or by itself only so many seconds from now."""
@@ -167,6 +178,7 @@ class Source:
         stem = self._header.name + (f"@{self.device}" if self.device else "")
         stem += f"~{self._header.host}" if self._header.host else ""
         with pool.changing():
+            self._opened_ns = self._clock_ns()
             self._path = next(
                 path
                 for number in itertools.count(1)
