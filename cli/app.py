@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import checkpoints, jobs, lane, pools, relay, running
+from . import chat, checkpoints, jobs, lane, models, pools, relay, running
 
 app = typer.Typer(
     name="holdshort",
@@ -17,7 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Batch inference that holds short of live traffic.",
     epilog="Exit codes: 0 done · 1 failed · 2 usage · 3 refused · 4 not found · 5 ended, but not every row is ok · "
-    "6 store or broker away · 7 configuration · 130 interrupted",
+    "6 store, broker or model away · 7 configuration · 130 interrupted",
 )
 
 
@@ -61,8 +61,10 @@ for command in (jobs.submit, jobs.jobs, jobs.status, jobs.results, jobs.why, job
     app.command(rich_help_panel="Jobs")(command)
 for command in (pools.pools, pools.hold, pools.clear):
     app.command(rich_help_panel="Pools and lanes")(command)
-for command in (running.up, running.worker, running.controller, running.watch, running.doctor, running.demo):
+for command in (running.up, running.worker, running.controller, running.watch, running.doctor, running.demo,
+                chat.chat):  # fmt: skip
     app.command(rich_help_panel="Running")(command)
 app.command("lane-relay", hidden=True)(relay.lane_relay)
+app.add_typer(models.app, name="models", rich_help_panel="Running")
 app.add_typer(lane.app, name="lane", rich_help_panel="Pools and lanes")
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel="Jobs")

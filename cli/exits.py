@@ -24,11 +24,11 @@ def exit_of(error: Exception) -> Exit:
     from ..storage import errors
 
     match error:
-        case errors.UnknownJob() | errors.UnknownPool() | errors.ObjectNotFound():
+        case errors.UnknownJob() | errors.UnknownPool() | errors.UnknownModel() | errors.ObjectNotFound():
             return Exit.NOT_FOUND
         case errors.RefusedJob() | errors.NotAllowedNow():
             return Exit.REFUSED
-        case errors.StoreUnavailable() | errors.BrokerUnavailable():
+        case errors.StoreUnavailable() | errors.BrokerUnavailable() | errors.ModelUnavailable():
             return Exit.UNAVAILABLE
         case (
             errors.SettingsError()

@@ -20,6 +20,8 @@
     ├── LaneError                 this host's lane maps can't be used
     └── EngineError               an engine that can't be loaded or used
         ├── MissingExtra          an optional dependency is not installed
+        ├── UnknownModel
+        ├── ModelUnavailable      a model, or its weights, can't be had for now
         └── Interrupted           a micro-batch was stopped from outside
 
 Messages say what was wrong, where, and what to do about it.
@@ -115,6 +117,14 @@ class MissingExtra(EngineError):
             f"Install it with: pip install 'holdshort[{extra}]'"
         )
         self.extra = extra
+
+
+class UnknownModel(EngineError):
+    """Raised when no model of that name can be pulled or served; names the nearest right one."""
+
+
+class ModelUnavailable(EngineError):
+    """Raised when a model's weights can't be had, or nobody serves it; the same call may work later."""
 
 
 class Interrupted(EngineError):
