@@ -33,7 +33,7 @@ class Live:
     ) -> None:
         self.sources = sources
         self._linger = linger or Linger()
-        self._what = what
+        self._what = self._why = what
         self._clock = clock
         self._lock = threading.Lock()
         self._count = 0
@@ -59,8 +59,13 @@ class Live:
 
     @headroom.setter
     def headroom(self, share: float) -> None:
+        self.leave(share, self._what)
+
+    def leave(self, headroom: float, reason: str) -> None:
+        """Leave this share of the time to batch work while requests are live; `reason` is for people."""
         with self._lock:
-            changed, self._headroom = share != self._headroom, share
+            changed = headroom != self._headroom
+            self._headroom, self._why = headroom, reason
             if changed and self._count:
                 self._raise()
 
@@ -110,7 +115,7 @@ class Live:
 
     def _raise(self) -> None:
         for source in self.sources:
-            source.clear(headroom=self._headroom, reason=self._what)
+            source.clear(headroom=self._headroom, reason=self._why)
 
     def _lower(self) -> None:
         wait_s = self._linger.wait_s

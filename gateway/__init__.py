@@ -1,0 +1,1 @@
+"""HTTP: a reverse proxy in front of an OpenAI-compatible server, which raises the lane for live requests."""
