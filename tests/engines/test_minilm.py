@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -360,3 +362,20 @@ def test_an_engine_that_is_not_loaded_says_so() -> None:
     for use in (lambda: engine.info, lambda: engine.units(Row(0, "r", {"input": "a"})), lambda: engine.infer([])):
         with pytest.raises(EngineError, match="not loaded"):
             use()
+
+
+def test_the_runtime_leaves_no_telemetry_behind(tmp_path: Path) -> None:
+    code = (
+        "from holdshort.jobs.rows import Row\n"
+        "from holdshort.workers.engines import registry\n"
+        "engine = registry.create('minilm', {})\n"
+        "engine.load()\n"
+        "print(len(engine.infer(engine.units(Row(0, 'a', {'input': 'hold short'})))))\n"
+        "engine.close()\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, "HOME": str(tmp_path)}, check=True, text=True, stdout=subprocess.PIPE
+    )
+    assert ran.stdout == "1\n"
+    assert not list(tmp_path.rglob("*"))
