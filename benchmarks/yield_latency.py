@@ -10,6 +10,7 @@ host's lane folder over a real broker and this host's relay (all on this machine
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
 import tempfile
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer trials")
     quick: bool = parser.parse_args().quick
     trials = 60 if quick else 500
+    logging.disable(logging.WARNING)  # each broker is ended after its trials, which the announcer would tell
     found: dict[str, Any] = {"quick": quick, "seed": SEED, "ways": {}}
     with tempfile.TemporaryDirectory(prefix="holdshort-bench-") as folder:
         root = Path(folder)

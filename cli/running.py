@@ -135,20 +135,25 @@ def doctor(json: AsJson = False) -> None:
 
 
 def demo(
-    documents: Annotated[int, typer.Option(help="How many documents to index.", min=50)] = 600,
+    documents: Annotated[int, typer.Option(help="How many documents to index.", min=50)] = 900,
+    seconds: Annotated[float, typer.Option(help="How long each of the three phases lasts.", min=5.0)] = 35.0,
+    output: Annotated[Path, typer.Option(help="The folder for lane.png and lane.html.", file_okay=False)] = Path(),
     folder: Annotated[
         Path | None,
-        typer.Option(help="Keep everything in this folder instead of a temporary one.", show_default=False),
+        typer.Option(help="Keep everything else in this folder instead of a temporary one.", show_default=False),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Index real documents, kill a worker on the way, and search the result.
+    """Let a chatbot and an indexing job share this machine: alone, unprotected, and with Holdshort. Takes 3 minutes.
 
-    Needs the extra `demo`. Example: `holdshort demo`
+    Real models, on the CPU; kills a worker on the way. Prints a table, draws lane.png and lane.html. Needs the extra
+    `demo`.
+
+    Example: `holdshort demo`
     """
     from .demo import run
 
-    raise typer.Exit(run(documents=documents, folder=folder, json=json))
+    raise typer.Exit(run(documents=documents, seconds=seconds, output=output, folder=folder, json=json))
 
 
 def _stop_at_signals() -> threading.Event:

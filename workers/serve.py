@@ -19,7 +19,7 @@ from ..jobs.broker.message import Message
 from ..jobs.identity import new_id
 from ..jobs.ledger import Ledger
 from ..jobs.settings import Settings
-from ..storage.errors import BrokerUnavailable, SettingsError, StoreError
+from ..storage.errors import BrokerUnavailable, EngineError, SettingsError, StoreError
 from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from .app import make_app, worker_name
@@ -136,6 +136,8 @@ class _Worker:
             from .metrics import serve_metrics
 
             serve_metrics(self.metrics, self.pool, self.device, self.tally, self.lane.reading)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
         with ExitStack() as leaving:
             if self.trace is not None:
                 leaving.callback(self.trace.close)
@@ -143,16 +145,32 @@ class _Worker:
             if self.relay is not None:
                 self.relay.start()
                 leaving.callback(self.relay.stop)
-            self.engine.load()
-            leaving.callback(self.engine.close)
-            if self.relay is not None:
                 self.relay.wait()
             self.lane.start()
             leaving.callback(self.lane.stop)
             self.heart.start()
             leaving.callback(self.heart.stop)
-            self._consume()
+            self._hold_short()
+            if not self._signals:
+                self.engine.load()
+                leaving.callback(self.engine.close)
+            if not self._signals:
+                self._consume()
         return 0
+
+    def _hold_short(self) -> None:
+        """Wait while the lane is held: loading an engine takes the machine from live traffic, too."""
+        if self.lane.reading().signal == "hold":
+            log.info("the lane of pool %s is held; its engine is loaded when that is over", self.pool)
+        while self.lane.reading().signal == "hold" and not self._signals:
+            time.sleep(_GATE_S)
+
+    def engine_name(self) -> str:
+        """What computes, as exactly as it is known: the engine's version once it is loaded."""
+        try:
+            return self.engine.info.fingerprint
+        except EngineError:
+            return self.pool_settings.engine
 
     def advance(self, message: Message, redelivered: bool) -> None:
         """The body of the task. Whatever it raises is logged, and the job goes to the outbox: never lost."""
@@ -180,8 +198,6 @@ class _Worker:
             task_events=False,
             ready_callback=self._ready,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
         self.controller.start()
 
     def _ready(self, consumer: Any) -> None:
@@ -224,6 +240,8 @@ class _Worker:
         if number == signal.SIGINT and self._signals > 1:
             os._exit(130)
         log.info("worker %s leaves (%s)", self.worker_id, signal.Signals(number).name)
+        if self.controller is None:
+            return  # it has not begun yet
         # Celery's loop looks at this, stops consuming, and waits for the task in hand.
         state.should_stop = 0
         threading.Thread(target=self._leave_in_time, name="grace", daemon=True).start()
@@ -304,7 +322,7 @@ class _Heart(Observer):
                     pool=worker.pool,
                     host=socket.gethostname(),
                     pid=os.getpid(),
-                    engine=worker.engine.info.fingerprint,
+                    engine=worker.engine_name(),
                     started_at=self._started_at,
                     at=time.time(),
                     job=message.job if message else "",

@@ -74,8 +74,8 @@ class MiniLM(BaseEngine):
         return EngineInfo("minilm", self._runtime, f"sha256:{files.WEIGHTS_SHA256}")
 
     def load(self) -> None:
-        # Since 1.29 the runtime sends what it runs to its maker, and keeps a file of it, unless told not to before it is
-        # imported: https://github.com/microsoft/onnxruntime/pull/27379. Whoever wants that sets it to "0".
+        # Since 1.29 the runtime sends what it runs to its maker, and keeps a file of it, unless told not to before it
+        # is imported: https://github.com/microsoft/onnxruntime/pull/27379. Whoever wants that sets it to "0".
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             from .model import RUNTIME

@@ -1,0 +1,267 @@
+"""The three phases, one after the other, and what came of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...storage.errors import HoldshortError
+from .documents import write_documents
+from .figures import Phase, busy_s, documents_between, harvest
+from .stage import POOL, Stage
+from .traffic import Ask, Driving, bursts, drive
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from ...jobs import Client, Job
+
+SEED = 20261124
+THREADS = 2
+TOKENS = 32
+BURST = 4
+IDLE_S = 2.5
+_ALONE_S = 6.0
+_WARM_UP = 4
+_KILL_AT = 0.45
+_MANY = 20_000
+_SHARD_ROWS = 24
+QUESTIONS = (
+    "compress a file so that it takes less space",
+    "start another program and read what it prints",
+    "wait until several threads have reached the same point",
+)
+
+
+@dataclass(slots=True)
+class Shown:
+    """Everything that the demo measured and counted.
+
+    Attributes:
+        answer_s: the chatbot's time for an answer when it is undisturbed.
+        alone_per_s: documents per second of the job alone.
+        busy_share: how much of the first phase the chat took.
+        killed_at: monotonic seconds.
+        trace: what the workers wrote down.
+    """
+
+    documents: int = 0
+    answer_s: float = 0.0
+    alone_per_s: float = 0.0
+    busy_share: float = 0.0
+    harvest: float | None = None
+    phases: list[Phase] = field(default_factory=list[Phase])
+    killed: int = 0
+    killed_at: float = 0.0
+    killed_in_shard: int = -1
+    went_on_at_shards: list[int] = field(default_factory=list[int])
+    results: int = 0
+    distinct: int = 0
+    ok: int = 0
+    shards: int = 0
+    answers: dict[str, list[tuple[str, float]]] = field(default_factory=dict[str, list[tuple[str, float]]])
+    trace: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether each document has one result, and that is ok."""
+        return self.documents == self.results == self.distinct == self.ok
+
+
+def show(stage: Stage, *, documents: int, seconds: float, say: Callable[[str], None]) -> Shown:
+    """Run the demo on a stage; `seconds` is the length of a phase."""
+    from ...jobs import Client, Settings
+
+    shown = Shown()
+    shown.documents = write_documents(stage.folder / "documents", documents)
+    say(f"1. {shown.documents} documents to index: docstrings of Python's standard library, one file each")
+    model = stage.model()
+    asks = _calibrated(model, shown, seconds)
+    say(
+        f"   the chatbot: SmolLM2-135M-Instruct, {THREADS} threads, {shown.answer_s:.2f} s for {TOKENS} tokens; "
+        f"{len(asks)} requests in bursts of {BURST}, the same in each phase (seed {SEED})"
+    )
+    say(f"2. {seconds:.0f} s: the chat alone")
+    alone = _phase("alone", model, asks, seconds)
+    shown.busy_share = busy_s(alone.answers, alone.start, alone.end) / alone.seconds
+    with _OwnSettings(stage), Client(settings=Settings.load()) as client:
+        up = stage.up()
+        job = _submit(client, _endless(stage), key="unprotected")
+        _until_it_runs(stage, up)
+        say(f"3. {_ALONE_S:.0f} s: the indexing job alone")
+        shown.alone_per_s = _rate(stage, _ALONE_S)
+        say(f"   {seconds:.0f} s: both, unprotected: the chat goes straight to its server, so nothing raises the lane")
+        phases = [alone, _phase("unprotected", model, asks, seconds, then=lambda: job.cancel("the phase is over"))]
+        job.wait(timeout=60)
+        gateway = stage.gateway(model)
+        say(f"4. {seconds:.0f} s: both, with Holdshort: the chat goes through the gateway, and the worker gets killed")
+        job = _submit(client, str(stage.folder / "documents"), key="holdshort")
+        _until_it_runs(stage, up)
+        kill = (_KILL_AT * seconds, lambda: _kill_worker(client, job, shown, say))
+        phases.append(_phase("holdshort", gateway, asks, seconds, middle=kill))
+        say("5. the rest of the documents")
+        job.wait(timeout=600)
+        stage.check(up, "up")
+        shown.trace = stage.trace()
+        shown.phases = [_counted(phase, shown.trace) for phase in phases]
+        idle_s = (1 - shown.busy_share) * shown.phases[2].seconds
+        shown.harvest = harvest(shown.phases[2].documents, alone_per_s=shown.alone_per_s, idle_s=idle_s)
+        _count(client, job, shown)
+        _search(client, job, shown)
+    return shown
+
+
+def _calibrated(model: str, shown: Shown, seconds: float) -> list[Ask]:
+    """The schedule, fitted to how long an answer takes here when nothing disturbs it."""
+    asks = bursts(1, seconds=60.0, answer_s=1.0, burst=1, idle_s=0.1, tokens=TOKENS)[:_WARM_UP]
+    driving = drive(model, asks)
+    try:
+        answered = driving.result()
+    finally:
+        driving.end()
+    if any(answer.error for answer in answered):
+        raise HoldshortError(f"The chatbot does not answer: {answered[0].error}")
+    times = sorted(answer.tokens[-1] - answer.scheduled for answer in answered[1:])
+    shown.answer_s = times[len(times) // 2]
+    return bursts(SEED, seconds=seconds, answer_s=shown.answer_s, burst=BURST, idle_s=IDLE_S, tokens=TOKENS)
+
+
+def _phase(
+    name: str,
+    url: str,
+    asks: list[Ask],
+    seconds: float,
+    *,
+    middle: tuple[float, Callable[[], object]] | None = None,
+    then: Callable[[], object] = lambda: None,
+) -> Phase:
+    """Drive the chat for a phase; do something in the middle of it, and something at its end."""
+    driving: Driving = drive(url, asks)
+    try:
+        start = driving.started
+        if middle is not None:
+            _sleep_until(start + middle[0])
+            middle[1]()
+        _sleep_until(start + seconds)
+        then()
+        return Phase(name, start, start + seconds, driving.result())
+    finally:
+        driving.end()
+
+
+def _counted(phase: Phase, trace: list[dict[str, Any]]) -> Phase:
+    return Phase(phase.name, phase.start, phase.end, phase.answers, documents_between(trace, phase.start, phase.end))
+
+
+def _sleep_until(at: float) -> None:
+    time.sleep(max(0.0, at - time.monotonic()))
+
+
+class _OwnSettings:
+    """The stage's configuration as this process's own, for as long as it lasts."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._before = dict(os.environ)
+
+    def __enter__(self) -> None:
+        for name in [name for name in os.environ if name.startswith("HOLDSHORT_")]:
+            del os.environ[name]
+        os.environ.update({n: v for n, v in self._stage.environment.items() if n.startswith("HOLDSHORT_")})
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.clear()
+        os.environ.update(self._before)
+
+
+def _submit(client: Client, documents: str | Iterator[dict[str, str]], *, key: str) -> Job:
+    from ...jobs import BatchInferenceJob
+
+    job = BatchInferenceJob(
+        pool=POOL, input=documents, priority="bulk", shard_rows=_SHARD_ROWS, idempotency_key=key, metadata={"demo": key}
+    )
+    return client.submit(job)
+
+
+def _endless(stage: Stage) -> Iterator[dict[str, str]]:
+    """The documents again and again: more than can be indexed while the demo lasts."""
+    texts = [(path.stem, path.read_text(encoding="utf-8")) for path in sorted((stage.folder / "documents").iterdir())]
+    for number in range(_MANY):
+        name, text = texts[number % len(texts)]
+        yield {"custom_id": f"{name}#{number // len(texts)}", "input": text}
+
+
+def _until_it_runs(stage: Stage, up: subprocess.Popen[bytes]) -> None:
+    """Wait until micro-batches run, and have found their size."""
+    begin, end = time.monotonic(), time.monotonic() + 60
+    while sum(event["event"] == "ran" and event["at"] >= begin for event in stage.trace()) < 20:
+        stage.check(up, "up")
+        if time.monotonic() > end:
+            raise HoldshortError("The indexing job of the demo did not begin within 60 s.")
+        time.sleep(0.1)
+
+
+def _rate(stage: Stage, seconds: float) -> float:
+    start = time.monotonic()
+    time.sleep(seconds)
+    end = time.monotonic()
+    time.sleep(0.2)  # until the trace is written
+    return documents_between(stage.trace(), start, end) / (end - start)
+
+
+def _kill_worker(client: Client, job: Job, shown: Shown, say: Callable[[str], None]) -> None:
+    """Kill the process that works on the job while the shard in its hand is open."""
+    working = [beat for pool in client.pools() for beat in pool.workers if beat.job == job.id]
+    if not working:
+        return
+    os.kill(working[0].pid, signal.SIGKILL)
+    shown.killed, shown.killed_at = working[0].pid, time.monotonic()
+    committed = client.ledger.committed(job.id)
+    open_shards = sorted(set(range(job.record.shards)) - set(committed))
+    mine = (shard for shard in open_shards if shard % job.record.stripes == working[0].stripe)
+    shown.killed_in_shard = next(mine, open_shards[0] if open_shards else -1)
+    say(
+        f"   killed worker process {shown.killed} with SIGKILL in the middle of shard {shown.killed_in_shard}, with "
+        f"{len(committed)} of {job.record.shards} shards committed; `up` starts another one"
+    )
+
+
+def _count(client: Client, job: Job, shown: Shown) -> None:
+    ids: Counter[str] = Counter()
+    for row in job.results(follow=False):
+        ids[row.custom_id] += 1
+        shown.ok += row.outcome == "ok"
+    shown.results, shown.distinct = sum(ids.values()), len(ids)
+    shown.shards = len(client.ledger.committed(job.id))
+    shown.went_on_at_shards = [
+        stripe + turn.progress.position * job.record.stripes for stripe, turn in client.ledger.turns_taken_again(job.id)
+    ]
+
+
+def _search(client: Client, job: Job, shown: Shown) -> None:
+    import numpy as np
+
+    from ...jobs import BatchInferenceJob
+
+    names: list[str] = []
+    vectors: list[list[float]] = []
+    for row in job.results(follow=False):
+        names.append(row.custom_id.removesuffix(".txt"))
+        vectors.append(row.embedding)
+    index = np.asarray(vectors, dtype=np.float32)
+    asked = client.submit(BatchInferenceJob(pool=POOL, input=list(QUESTIONS), priority="urgent"))
+    for question, row in zip(QUESTIONS, asked.results(), strict=True):
+        scores = index @ np.asarray(row.embedding, dtype=np.float32)
+        best = np.argsort(-scores)[:3]
+        shown.answers[question] = [(names[place], round(float(scores[place]), 3)) for place in best]
+
+
+def state(folder: Path) -> str:
+    """Where everything is, for people."""
+    return f"Everything is in {folder}; look around with: holdshort --config {folder}/holdshort.toml jobs --all"
