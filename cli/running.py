@@ -136,7 +136,7 @@ def doctor(json: AsJson = False) -> None:
 
 def demo(
     documents: Annotated[int, typer.Option(help="How many documents to index.", min=50)] = 900,
-    seconds: Annotated[float, typer.Option(help="How long each of the three phases lasts.", min=5.0)] = 35.0,
+    seconds: Annotated[float, typer.Option(help="How long each of the three phases lasts.", min=5.0)] = 30.0,
     output: Annotated[Path, typer.Option(help="The folder for lane.png and lane.html.", file_okay=False)] = Path(),
     folder: Annotated[
         Path | None,

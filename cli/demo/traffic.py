@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 _TOPICS = (
@@ -55,7 +56,7 @@ class Answered:
     @property
     def gaps_s(self) -> list[float]:
         """Between each two tokens."""
-        return [later - earlier for earlier, later in zip(self.tokens, self.tokens[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(self.tokens)]
 
 
 def bursts(seed: int, *, seconds: float, answer_s: float, burst: int, idle_s: float, tokens: int) -> list[Ask]:
