@@ -162,8 +162,8 @@ class LaneReader:
                 dismissed = seen.page.dismissed == sequence
                 verdict = judge(seen.header, word, now=now, dismissed=dismissed, signal_loss_timeout_s=self._timeout_s)
                 return verdict, sequence
-            if sequence == 0:
-                return Verdict(None), 0
+            if sequence in (0, seen.page.dismissed):
+                return Verdict(None), sequence
         problem = seen.problem or "its last word is damaged"
         lives = owner_lives(seen.path)
         return unreadable(
