@@ -18,6 +18,10 @@ lint: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/broker.py
+	$(BIN)/python benchmarks/yield_latency.py
+	$(BIN)/python benchmarks/thrash.py
+	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/lane.py
 
 .venv/.demo .venv/.test .venv/.dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -105,7 +105,8 @@ class Supervisor:
         running = [child.process for child in self._children if child.process.poll() is None]
         for process in running:
             process.terminate()
-        end = time.monotonic() + GRACE_S + 5
+        gateway = self.settings.gateway
+        end = time.monotonic() + max(GRACE_S, gateway.drain_timeout_s if gateway else 0.0) + 5
         for process in running:
             try:
                 while process.poll() is None and time.monotonic() < end and self._signals < 2:
