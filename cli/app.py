@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import chat, checkpoints, gateway, jobs, lane, models, pools, relay, running
+from . import chat, checkpoints, gateway, jobs, lane, models, pools, probe, relay, running
 
 app = typer.Typer(
     name="holdshort",
@@ -62,7 +62,7 @@ for command in (jobs.submit, jobs.jobs, jobs.status, jobs.results, jobs.why, job
 for command in (pools.pools, pools.hold, pools.clear):
     app.command(rich_help_panel="Pools and lanes")(command)
 for command in (running.up, running.worker, running.controller, running.watch, running.doctor, running.demo,
-                gateway.gateway, chat.chat):  # fmt: skip
+                gateway.gateway, probe.probe, chat.chat):  # fmt: skip
     app.command(rich_help_panel="Running")(command)
 app.command("lane-relay", hidden=True)(relay.lane_relay)
 app.add_typer(models.app, name="models", rich_help_panel="Running")
