@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one load, shorter runs, two repeats")
     quick: bool = parser.parse_args().quick
-    seconds, repeats, loads = (8.0, 2, (0.6,)) if quick else (12.0, 5, LOADS)
+    seconds, repeats, loads = (8.0, 2, (0.6,)) if quick else (10.0, 5, LOADS)
     found: dict[tuple[float, str], Arm] = {(load, arm): Arm() for load in loads for arm in ARMS}
     alone_per_s: list[float] = []
     capped_per_s: list[float] = []

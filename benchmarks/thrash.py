@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter waves, one repeat")
     quick: bool = parser.parse_args().quick
-    seconds, repeats = (4.0, 1) if quick else (10.0, 3)
+    seconds, repeats = (4.0, 1) if quick else (6.0, 3)
     with tempfile.TemporaryDirectory(prefix="holdshort-bench-") as folder:
         # One thread for the model, so that the process that makes the wave has a core of its own.
         settings = settings_for(Path(folder) / "home", threads=1)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..jobs import Settings
     from ..jobs.settings import GatewaySettings
 
-_MODULES = ("uvicorn", "httptools", "aiohttp", "prometheus_client")
+_MODULES = ("uvicorn", "httptools", "uvloop", "prometheus_client")
 
 
 def gateway(

@@ -84,7 +84,7 @@ def _run(app: Gateway, gateway: GatewaySettings, listening: socket.socket, ready
     server = Server(
         uvicorn.Config(
             app, http=Protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-            date_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=round(gateway.drain_timeout_s) or None,
+            date_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=round(gateway.drain_timeout_s),
             proxy_headers=False,
         )
     )  # fmt: skip

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from .client import Client, PoolStatus
+from .explain import LaneHold
 from .holds import Hold
 from .job import Job, still
 from .pauses import pauses
@@ -139,8 +140,8 @@ class AsyncClient:
     async def recover(self) -> list[str]:
         return await asyncio.to_thread(self._client.recover)
 
-    async def why(self, job_id: str) -> str:
-        return await asyncio.to_thread(self._client.why, job_id)
+    async def why(self, job_id: str, *, lane: LaneHold | None = None) -> str:
+        return await asyncio.to_thread(self._client.why, job_id, lane=lane)
 
     async def pools(self) -> list[PoolStatus]:
         return await asyncio.to_thread(self._client.pools)

@@ -266,7 +266,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _check_environment() -> None:
     """Refuse a variable that is nearly one of ours; one that is far from all may be somebody else's."""
-    known = [f"HOLDSHORT_{field.upper()}" for field in (*Settings.model_fields, "config", "traceback", "models", "api_key")]
+    others = ("config", "traceback", "models", "api_key")
+    known = [f"HOLDSHORT_{field.upper()}" for field in (*Settings.model_fields, *others)]
     for name in os.environ:
         if (
             name.startswith("HOLDSHORT_")

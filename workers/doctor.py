@@ -15,6 +15,8 @@ from ..jobs.settings import Settings, config_file
 from ..storage.errors import HoldshortError
 from ..storage.opening import open_store
 from .engines import registry
+from .lane.place import LanePlace
+from .lane.reader import LaneReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ def examine() -> list[Finding]:
     findings = [Finding("configuration", ok=True, found=origin)]
     findings.append(_try("store", lambda: _store(settings)))
     findings.append(_try("broker", lambda: _broker(settings)))
+    findings.append(_try("lane", lambda: _lane(settings)))
     for name, pool in settings.pools.items():
         findings.append(_try(f"engine {pool.engine} of pool {name}", lambda name=name: _engine(settings, name)))
         findings.append(_try(f"workers of pool {name}", lambda name=name: _workers(settings, name)))
@@ -81,6 +84,21 @@ def _broker(settings: Settings) -> str:
     broker.close()
     waiting = ", ".join(f"{depth} waiting in {pool}" for pool, depth in depths.items())
     return f"{broker.safe_url}, connected in {seconds * 1000:.0f} ms, {waiting}"
+
+
+def _lane(settings: Settings) -> str | tuple[str, str]:
+    place = LanePlace.of(settings)
+    found: list[str] = []
+    lost: list[str] = []
+    for name, pool in settings.pools.items():
+        timeout_s = pool.signal_loss_timeout_s
+        for source in LaneReader(place, name, signal_loss_timeout_s=timeout_s, on_lost=lambda name: None).sources():
+            reading = source.reading
+            found.append(f"{source.name} on {name}: {reading.signal if reading else 'overlooked'}")
+            if reading is not None and reading.is_lost:
+                lost.append(source.name)
+    text = f"{place.folder}, {', '.join(found) if found else 'no source on this host'}"
+    return (text, f"`holdshort lane dismiss {lost[0]}`, if it is gone for good.") if lost else text
 
 
 def _engine(settings: Settings, name: str) -> str:

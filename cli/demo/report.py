@@ -13,7 +13,7 @@ from .figures import Figures, Phase, figures
 from .show import BURST, IDLE_S, SEED, THREADS, TOKENS, Shown
 
 TITLES = {"alone": "chat alone", "unprotected": "both, unprotected", "holdshort": "both, with Holdshort"}
-_PACKAGES = ("holdshort", "xllamacpp", "onnxruntime", "uvicorn", "aiohttp")
+_PACKAGES = ("holdshort", "xllamacpp", "onnxruntime", "uvicorn", "httptools")
 
 
 def print_table(shown: Shown) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("uvicorn")
-pytest.importorskip("aiohttp")
+pytest.importorskip("httptools")
 
 from holdshort.jobs import Settings
 from holdshort.workers.lane.place import LanePlace

@@ -126,7 +126,7 @@ def test_without_a_gpu_there_is_a_reason_and_a_cure(read: Read, answers: str, re
 
 
 def test_without_the_binding_there_is_a_reason_and_a_cure() -> None:
-    ask = "import sys; sys.modules['pynvml'] = None; from holdshort.workers.probe.gpu import open_gpus; print(open_gpus())"
+    ask = "import sys; sys.modules['pynvml'] = None; from holdshort.workers.probe import gpu; print(gpu.open_gpus())"
     ran = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=30, check=True)
     assert "'pynvml' is not installed" in ran.stdout
     assert "holdshort[gpu]" in ran.stdout

@@ -130,6 +130,19 @@ def test_micro_batches_grow_to_the_bound_and_stay_within_it(house: House) -> Non
     assert max(grown) <= 100
 
 
+def test_a_message_handed_back_by_a_held_worker_after_a_crash_is_not_lost(house: House) -> None:
+    record = house.submit(60, shard_rows=20, max_parallelism=1)
+    message = house.queue.popleft()
+    house.ledger.take_turn(record, 0, 1, worker="dead", redelivered=False, hint=message.progress)
+    house.lane = Reading("hold", 0.0, "deploy", "operator ana", since=time.monotonic() - 100.0)
+    runner = house.runner(Echo(), park_after_s=0.01)
+    assert runner.advance(message, redelivered=True) == "handed_back"
+    assert [again.turn for again in house.queue] == [2], "the turn that the dead one took can't be asked for again"
+    house.lane = CLEAR
+    house.drain(runner)
+    assert house.outcome(record).counts.as_dict() == {"ok": 60, "error": 0, "expired": 0, "cancelled": 0}
+
+
 def test_a_hold_stops_work_within_the_micro_batch_in_hand_and_no_row_is_run_again(house: House) -> None:
     record = house.submit(400, shard_rows=400, max_parallelism=1)
     engine = Echo(0.001)
