@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _TEXT = b"text/plain; charset=utf-8"
 _TELL_S = 1.0
+_PROMISE_S = 10.0
 _SESSION = b"x-session-id"
 
 
@@ -168,7 +169,9 @@ class Gateway:
             for source in self.live.sources:
                 source.tell(figures)
             if self._promise.was_made:
-                self.live.leave(self._promise.headroom(figures, now), self._promise.reason(figures))
+                # Over a shorter while, or one bad moment would be answered again until it has left the minute.
+                lately = self._meter.figures(self.live.in_flight, now, within_s=_PROMISE_S)
+                self.live.leave(self._promise.headroom(lately, now), self._promise.reason(lately))
             await asyncio.sleep(_TELL_S)
 
 

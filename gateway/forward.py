@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..jobs.settings import GatewaySettings
-from .body import Body
+from .body import Body, ClientGone
 from .refusal import Refusal
 from .upstream import Connection, Head, Upstream, UpstreamFault
 
@@ -63,7 +63,7 @@ class Forwarder:
         Raises:
             Refusal: nothing was sent to the client yet; this is the answer.
             UpstreamFault: likewise, or, once `progress.on_status` was called, the answer has to be broken off.
-            ClientGone: the client left; the upstream was let go of at once.
+            ClientGone: the client left, or took nothing for the idle time-out; the upstream was let go of at once.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -80,7 +80,7 @@ class Forwarder:
                 watch = asyncio.create_task(_pass_on(body, connection, is_chunked=_is_chunked(scope["headers"])))
             else:
                 connection.finish()
-            await _answer(connection, send, progress)
+            await self._answer(connection, send, progress)
         except asyncio.CancelledError:
             if body.problem is None:
                 raise
@@ -93,6 +93,23 @@ class Forwarder:
                 self._upstream.give_back(connection)
 
     # -- inside ------------------------------------------------------------------------------------------
+
+    async def _answer(self, connection: Connection, send: Any, progress: Progress) -> None:
+        head = await connection.head()
+        progress.on_status(head.status)
+        await self._send(send, _start(head))
+        while chunk := await connection.read():
+            progress.on_chunk()
+            await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b""})
+
+    async def _send(self, send: Any, message: dict[str, Any]) -> None:
+        """One that takes nothing for too long is taken for gone: else it would keep the lane."""
+        try:
+            async with asyncio.timeout(self._settings.idle_timeout_s):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
 
     def _request_head(self, scope: Any) -> bytes:
         """The request line and headers: the client's but for those of its own connection, and where it came from."""
@@ -133,16 +150,6 @@ async def _pass_on(body: Body, connection: Connection, *, is_chunked: bool) -> N
         return
     connection.finish()
     await body.watch()
-
-
-async def _answer(connection: Connection, send: Any, progress: Progress) -> None:
-    head = await connection.head()
-    progress.on_status(head.status)
-    await send(_start(head))
-    while chunk := await connection.read():
-        progress.on_chunk()
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
 
 
 def _start(head: Head) -> dict[str, Any]:

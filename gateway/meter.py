@@ -25,16 +25,16 @@ class Meter:
         """A chunk came so long after the one before it."""
         self._gaps.append((now, seconds))
 
-    def figures(self, in_flight: int, now: float) -> Figures:
-        """Medians and 95th percentiles; None for what was not measured lately."""
-        first_byte, gap = _quantiles(self._first_bytes, now), _quantiles(self._gaps, now)
+    def figures(self, in_flight: int, now: float, *, within_s: float = _SECONDS) -> Figures:
+        """Medians and 95th percentiles over the last seconds; None for what was not measured lately."""
+        first_byte, gap = _quantiles(self._first_bytes, now, within_s), _quantiles(self._gaps, now, within_s)
         return Figures(in_flight, *first_byte, *gap)
 
 
-def _quantiles(kept: deque[tuple[float, float]], now: float) -> tuple[float | None, float | None]:
+def _quantiles(kept: deque[tuple[float, float]], now: float, within_s: float) -> tuple[float | None, float | None]:
     while kept and now - kept[0][0] > _SECONDS:
         kept.popleft()
-    if not kept:
+    ordered = sorted(seconds for at, seconds in kept if now - at <= within_s)
+    if not ordered:
         return None, None
-    ordered = sorted(seconds for _, seconds in kept)
     return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]

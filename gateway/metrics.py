@@ -45,11 +45,15 @@ class Metrics:
             "holdshort_gateway_client_disconnects", "Clients that left before the end.", registry=registry
         )
         Gauge("holdshort_gateway_requests_in_flight", "Requests under way.", registry=registry).set_function(in_flight)
-        Gauge(
-            "holdshort_lane_raised_seconds", "For how long live requests have raised the lane, in all.",
-            registry=registry,
-        ).set_function(raised_s)  # fmt: skip
+        self._raised = Counter(
+            "holdshort_lane_raised_seconds", "For how long live requests have raised the lane.", registry=registry
+        )
+        self._raised_s = raised_s
+        self._raised_told_s = 0.0
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
+        raised_s = self._raised_s()
+        self._raised.inc(raised_s - self._raised_told_s)
+        self._raised_told_s = raised_s
         return generate_latest(self._registry)

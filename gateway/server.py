@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 SOURCE = "gateway"
 _HEAD_S = 10.0
 _BACKLOG = 1024
+_OTHER_DESCRIPTORS = 64
 
 
 def serve_gateway(settings: Settings, gateway: GatewaySettings, *, ready: Callable[[str], None]) -> int:
@@ -66,6 +68,7 @@ def _listen(gateway: GatewaySettings) -> socket.socket:
 
 
 def _run(app: Gateway, gateway: GatewaySettings, listening: socket.socket, ready: Callable[[str], None]) -> int:
+    _raise_descriptors(2 * gateway.max_streams + _OTHER_DESCRIPTORS)
     host, port = listening.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -96,6 +99,16 @@ def _run(app: Gateway, gateway: GatewaySettings, listening: socket.socket, ready
     return 0
 
 
+def _raise_descriptors(wanted: int) -> None:
+    """Each stream takes two; the soft limit is often lower than what the system would allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < wanted:
+        log.warning("only %d descriptors are allowed, and max_streams may need %d: raise `ulimit -n`", possible, wanted)
+
+
 def _nothing_more(number: int, frame: FrameType | None) -> None:
     """uvicorn raises the signal that ended it once more: that is no failure."""
 
@@ -115,8 +128,13 @@ class _LimitedProtocol(HttpToolsProtocol):
             if self._head_bytes > self.most_head_bytes:
                 self._end(431, "headers_too_large", f"The request's headers exceed {self.most_head_bytes:,} bytes.")
 
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(_HEAD_S, self._too_slow)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._over()
         self._in_head, self._head_bytes = True, 0
         self._head_timer = self.loop.call_later(_HEAD_S, self._too_slow)
 

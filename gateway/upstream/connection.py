@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         found = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         self._waiting_bytes = 0
-        if not self._is_reading and self._transport is not None:
+        if not self._is_reading and self._transport is not None and not self._transport.is_closing():
             self._is_reading = True
             self._transport.resume_reading()
             self._patience.put_off()

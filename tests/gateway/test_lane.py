@@ -67,14 +67,31 @@ def test_a_client_that_vanishes_lowers_the_lane(
     eventually(lambda: reader.reading().signal == "clear", timeout=5, what="it is lowered")
 
 
+def test_a_client_that_reads_nothing_more_does_not_keep_the_lane(
+    start: Start, upstream: Upstream, reader: LaneReader
+) -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while not exchange.writer.transport.is_closing():
+            await exchange.send(b"x" * 100_000)
+
+    upstream.behaves = endless
+    gateway = start(idle_timeout_s=0.3)
+    with closing(socket.create_connection(("127.0.0.1", gateway.port))) as client:
+        client.sendall(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(100)
+        assert reader.reading().signal == "hold"
+        eventually(lambda: reader.reading().signal == "clear", timeout=5, what="it is lowered")
+
+
 def test_only_requests_that_go_on_raise_the_lane(start: Start, upstream: Upstream, settings: Settings) -> None:
     gateway = start(api_keys=["sk-a"], max_body_bytes=10)
     for path, headers in (("/healthz", {}), ("/readyz", {}), ("/metrics", {}), ("/x", {}), ("/x", {"Upgrade": "x"})):
         httpx.get(f"{gateway.url}{path}", headers=headers)
     text = httpx.get(f"{gateway.url}/metrics").text
-    assert "holdshort_lane_raised_seconds 0.0\n" in text
+    assert "holdshort_lane_raised_seconds_total 0.0\n" in text
     httpx.get(f"{gateway.url}/x", headers={"Authorization": "Bearer sk-a"})
-    assert "holdshort_lane_raised_seconds 0.0\n" not in httpx.get(f"{gateway.url}/metrics").text
+    assert "holdshort_lane_raised_seconds_total 0.0\n" not in httpx.get(f"{gateway.url}/metrics").text
 
 
 def test_a_gateway_that_is_killed_leaves_the_lane_held_and_one_that_is_told_to_leave_drains_and_says_goodbye(

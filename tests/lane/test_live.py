@@ -1,4 +1,4 @@
-"""Live requests as a source, and how long it lingers."""
+"""Live requests as a source."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from holdshort.workers import lane
 from holdshort.workers.lane.linger import Linger
@@ -77,6 +75,16 @@ def test_requests_of_many_threads_and_tasks_are_counted_right(live: Live, reader
     live.close()
 
 
+def test_an_end_too_many_takes_no_protection_from_the_next_request(live: Live, reader: LaneReader) -> None:
+    live.begin()
+    live.end()
+    live.end()
+    assert (live.in_flight, reader.reading().signal) == (0, "clear")
+    with live:
+        assert (live.in_flight, reader.reading().signal) == (1, "hold")
+    live.close()
+
+
 def test_headroom_while_live_is_no_hold_and_ends_with_the_last_request(live: Live, reader: LaneReader) -> None:
     with live:
         live.leave(0.25, "p95 is 80 ms of the promised 100")
@@ -126,58 +134,3 @@ def test_a_device_or_pool_that_is_not_there_is_refused_with_what_there_is(tmp_pa
         open_sources(settings, "chat", pools=["embd"])
     with pytest.raises(SettingsError, match="none of its own"):
         open_sources(settings, "chat", pools=["embed"], device="gpu0")
-
-
-@given(st.lists(st.floats(0.0001, 40.0), max_size=60), st.floats(0.0, 1.0))
-def test_lingering_never_exceeds_its_limit_and_is_nothing_without_evidence(gaps: list[float], most_s: float) -> None:
-    linger = Linger(most_s=most_s)
-    assert linger.wait_s == 0.0
-    now = 0.0
-    for count, gap in enumerate(gaps):
-        linger.ended("c", now)
-        now += gap
-        linger.began("c", now)
-        assert 0.0 <= linger.wait_s <= most_s
-        if count < 2:
-            assert linger.wait_s == 0.0
-
-
-@pytest.mark.parametrize(("gap", "most"), [(0.004, 0.01), (0.03, 0.05), (1.5, 0.0), (20.0, 0.0)])
-def test_it_waits_for_short_gaps_and_not_for_long_ones(gap: float, most: float) -> None:
-    linger = Linger(most_s=0.25)
-    now = 0.0
-    for _ in range(50):
-        linger.ended("c", now)
-        now += gap
-        linger.began("c", now)
-    assert linger.wait_s <= most
-    assert (linger.wait_s >= gap) == (most > 0.0)
-
-
-@given(st.lists(st.floats(0.001, 1.0), min_size=30, max_size=60), st.floats(0.01, 0.2))
-def test_what_it_chooses_costs_no_more_than_never_or_always(gaps: list[float], preemption_s: float) -> None:
-    linger = Linger(most_s=0.25, preemption_s=preemption_s)
-    now = 0.0
-    for gap in gaps:
-        linger.ended("c", now)
-        now += gap
-        linger.began("c", now)
-
-    def cost(wait_s: float) -> float:
-        # Old gaps fade, so the latest ones weigh most.
-        weights = [0.98 ** (len(gaps) - 1 - place) for place in range(len(gaps))]
-        return sum(
-            weight * (gap if gap <= wait_s else wait_s + preemption_s)
-            for weight, gap in zip(weights, gaps, strict=True)
-        )
-
-    assert cost(linger.wait_s) <= min(cost(0.0), cost(0.25)) + 1e-6
-
-
-def test_conversations_that_are_over_and_strangers_teach_nothing() -> None:
-    linger = Linger(most_s=0.25, forget_s=5.0)
-    for number in range(50):
-        linger.ended(f"c{number}", float(number))
-        linger.began(f"other{number}", number + 0.01)
-        linger.began(f"c{number - 10}", number + 0.01)
-    assert linger.wait_s == 0.0

@@ -138,6 +138,32 @@ def test_a_million_interleavings_show_no_torn_and_no_stale_word() -> None:
     assert wrong == 0
 
 
+class Overtaking:
+    """A memory in which one more word is written during each copy: nothing of the copy's own slot changes."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, SIZE)
+        self.words = memoryview(self.memory).cast("Q")
+        self.writer = Page(self.memory, self.words)
+        self.number = self.writer.write(_word(1))
+
+    def __getitem__(self, where: slice) -> bytes:
+        copy = bytes(self.memory[where])
+        self.number = self.writer.write(_word(self.number + 1))
+        return copy
+
+    def __setitem__(self, where: slice, content: bytes) -> None:
+        raise AssertionError("a reader writes nothing")
+
+
+def test_a_reader_that_is_overtaken_each_time_still_gets_a_whole_word() -> None:
+    memory = Overtaking()
+    before = memory.number
+    sequence, word = Page(memory, memory.words).read()
+    assert word == _word(sequence)
+    assert before <= sequence < memory.number <= before + 100
+
+
 def test_without_its_checks_the_same_test_fails() -> None:
     wrong, _ = _problems(Careless, seed=1, interleavings=50_000)
     assert wrong > 10

@@ -294,20 +294,6 @@ def test_names_become_parts_of_paths_and_are_checked(place: LanePlace, name: str
         Source(place, pool="embed", name=name)
 
 
-def test_a_forked_child_neither_speaks_nor_says_goodbye_for_its_parent(place: LanePlace, reader: LaneReader) -> None:
-    source = Source(place, pool="embed", name="chat")
-    source.hold("live")
-    child = os.fork()
-    if child == 0:
-        source.clear()
-        source.close()
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert reader.reading().signal == "hold"
-    source.close()
-    assert reader.sources() == []
-
-
 def test_ten_thousand_flips_a_second_end_in_the_last_word(place: LanePlace, reader: LaneReader) -> None:
     source = Source(place, pool="embed", name="chat")
     over = threading.Event()

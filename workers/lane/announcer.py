@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
 import math
@@ -17,6 +16,7 @@ from pathlib import Path
 from ...jobs.settings import Settings
 from ...storage.errors import HoldshortError
 from . import wire
+from .ending import at_end
 from .fanout import Fanout
 from .host import this_host
 from .place import LanePlace
@@ -215,7 +215,7 @@ def announce(settings: Settings, place: LanePlace, sources: Iterable[Source]) ->
             announcer = _announcers[key] = Announcer(settings, place)
             if len(_announcers) == 1:
                 # After the sources' own, hence before them at the end: goodbyes are said while they can be told.
-                atexit.register(_leave)
+                at_end(_leave)
                 os.register_at_fork(after_in_child=_forget)
     for source in sources:
         announcer.add(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +37,7 @@ class Live:
         self._what = self._why = what
         self._clock = clock
         self._lock = threading.Lock()
+        self._reopen: Callable[[], Sequence[Source]] | None = None
         self._count = 0
         self._headroom = 0.0
         self._raised_at = 0.0
@@ -72,6 +74,8 @@ class Live:
     def begin(self, conversation: Hashable = None) -> None:
         """A request has arrived. Raises the lane before it returns."""
         with self._lock:
+            if self._reopen is not None:
+                self.sources, self._reopen = self._reopen(), None
             self._count += 1
             if self._count == 1:
                 self._raised_at = self._clock()
@@ -80,8 +84,10 @@ class Live:
                 self._linger.began(conversation, self._clock())
 
     def end(self, conversation: Hashable = None) -> None:
-        """The last byte of its answer was sent, or it was given up."""
+        """The last byte of its answer was sent, or it was given up. One that never began is overlooked."""
         with self._lock:
+            if self._count == 0:
+                return
             self._count -= 1
             now = self._clock()
             if conversation is not None:
@@ -91,9 +97,16 @@ class Live:
                 self._lower()
 
     def close(self) -> None:
-        """Say goodbye for all sources."""
-        for source in self.sources:
-            source.close()
+        """Say goodbye for all sources. Raises LaneError if that is said, but a map can't be removed."""
+        with ExitStack() as each:
+            for source in self.sources:
+                each.callback(source.close)
+
+    def forked(self, reopen: Callable[[], Sequence[Source]]) -> None:
+        """In a forked child: nothing is live here yet, and the first request opens sources of our own."""
+        self._lock = threading.Lock()
+        self._reopen = reopen
+        self._count = 0
 
     def __enter__(self) -> Self:
         self.begin()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 
 from ...jobs.settings import Settings
 from ...storage.errors import SettingsError
@@ -34,9 +36,14 @@ def open_sources(settings: Settings, name: str, *, pools: Sequence[str] = (), de
                 f"(pools.{pool}.devices)."
             )
     place = LanePlace.of(settings)
-    sources = [Source(place, pool=pool, name=name, device=device) for pool in pools or settings.pools]
-    if is_on(settings):
-        announce(settings, place, sources)
+    sources: list[Source] = []
+    with ExitStack() as opened:
+        for pool in pools or settings.pools:
+            sources.append(Source(place, pool=pool, name=name, device=device))
+            opened.callback(sources[-1].close)
+        if is_on(settings):
+            announce(settings, place, sources)
+        opened.pop_all()
     return sources
 
 
@@ -44,7 +51,8 @@ def live(name: str = "live", *, pool: str | None = None, device: str = "") -> Li
     """Around each live request of a server of your own: batch work on the pool holds meanwhile.
 
     Cheap enough for each request (about 10 µs), safe between threads and tasks, and may be nested. The first use reads
-    the settings and opens the source, which takes milliseconds; a forked process opens one of its own.
+    the settings and opens the source, which takes milliseconds. A forked process opens one of its own at its first
+    request, also where it goes on using what its parent got from here.
 
     Args:
         name: the source's name, for people; e.g. "chat".
@@ -60,8 +68,19 @@ def live(name: str = "live", *, pool: str | None = None, device: str = "") -> Li
         with _lock:
             found = _known.get(key)
             if found is None:
-                sources = open_sources(Settings.load(), name, pools=[pool] if pool else (), device=device)
-                if not _known:
-                    os.register_at_fork(after_in_child=_known.clear)
-                found = _known[key] = Live(sources, what=f"live requests of {name}")
+                found = _known[key] = Live(_open(*key), what=f"live requests of {name}")
     return found
+
+
+def _open(name: str, device: str, pool: str | None) -> list[Source]:
+    return open_sources(Settings.load(), name, pools=[pool] if pool else (), device=device)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for key, found in _known.items():
+        found.forked(partial(_open, *key))
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from .record import DISMISSED_AT, SEQUENCE_AT, SIZE, Word, pack_word, slot_of, unpack_word
 
-_TRIES = 1000
+_TRIES = 100
+_CAUTIOUS_TRIES = 10
 
 
 class Bytes(Protocol):
@@ -50,13 +51,14 @@ class Page:
     def read(self) -> tuple[int, Word | None]:
         """The latest word and its number; no word (None) before the first one, or if the map is damaged."""
         sequence = 0
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             sequence = self.sequence
             if sequence == 0:
                 return 0, None
             word = unpack_word(bytes(self._memory[slot_of(sequence)]), sequence)
-            # One step on and the writer may be filling our slot; the copy's own number and checksum would tell too.
-            if word is not None and self.sequence == sequence:
+            # One step on and the writer may be filling our slot; the copy's own number and checksum tell too, and have
+            # to do where a writer is as fast as we are and overtakes us each time.
+            if word is not None and (tried >= _CAUTIOUS_TRIES or self.sequence == sequence):
                 return sequence, word
         return sequence, None
 

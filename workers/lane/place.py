@@ -40,8 +40,9 @@ class LanePlace:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The place for these settings: `lane_folder`, or a folder of the user's on the host's RAM disk."""
-        base = settings.lane_folder
-        if base is None:
+        if settings.lane_folder is not None:
+            base = settings.lane_folder.expanduser()
+        else:
             shared = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it, and its owner checked
             root = shared if shared.is_dir() else Path(tempfile.gettempdir())
             base = root / f"holdshort-{os.geteuid()}"
@@ -68,25 +69,50 @@ class PoolPlace:
     def make(self) -> None:
         """Make what is not there yet."""
         _private(self.folder)
-        if not self.roster.exists():
+        with explained(self.roster):
+            is_whole = self.roster.exists() and self.roster.stat().st_size == SIZE
+        if not is_whole:
             with self.changing():
                 pass
 
     @contextmanager
     def changing(self) -> Generator[None]:
         """Sources may come and go inside, one process at a time; readers then look again."""
-        with _explained(self.roster):
-            descriptor = os.open(self.roster, os.O_RDWR | os.O_CREAT, 0o600)
+        with explained(self.roster):
+            descriptor = self._locked()
         try:
-            with _explained(self.roster):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if os.fstat(descriptor).st_size < SIZE:
-                    os.posix_fallocate(descriptor, 0, SIZE)
             yield
             (count,) = _COUNT.unpack(os.pread(descriptor, _COUNT.size, 0))
             os.pwrite(descriptor, _COUNT.pack(count + 1), 0)
+            was_removed = not self._is_roster(descriptor)
         finally:
+            # Said, and not left to the closing: a process that was forked meanwhile has the file open as well.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+        if was_removed:  # whoever reads has another roster by now, or soon
+            _private(self.folder)
+            with self.changing():
+                pass
+
+    def _locked(self) -> int:
+        while True:
+            descriptor = os.open(self.roster, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if self._is_roster(descriptor):
+                    if os.fstat(descriptor).st_size < SIZE:
+                        os.posix_fallocate(descriptor, 0, SIZE)
+                    return descriptor
+            except OSError:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # it was removed while we waited for it
+
+    def _is_roster(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.roster.stat())
+        except FileNotFoundError:
+            return False
 
     def maps(self) -> list[Path]:
         """The maps that are there, by name."""
@@ -94,6 +120,8 @@ class PoolPlace:
             return sorted(path for path in self.folder.iterdir() if path.suffix == SUFFIX)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise _why(self.folder, error) from error
 
     def create(self, path: Path, fill: Callable[[int], None]) -> int:
         """Put a map where it is found, in one step, once `fill` has written it; returns its open descriptor.
@@ -101,7 +129,7 @@ class PoolPlace:
         Its space is really taken, so that no write into the map can fail later. It is ours until we close it or end.
         """
         fresh = path.with_suffix(".new")
-        with _explained(path):
+        with explained(path):
             fresh.unlink(missing_ok=True)
             descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
@@ -117,24 +145,31 @@ class PoolPlace:
 
 
 def _whole(store: str) -> str:
-    """The same text however the same store was written."""
-    return store.rstrip("/") if "://" in store else str(Path(store).expanduser().absolute())
+    """The same text however the same store was written, on each host."""
+    protocol, separator, rest = store.partition("://")
+    if separator and protocol not in ("file", "local"):
+        return store.rstrip("/")
+    # Links are left as they are: they may differ between hosts, which have to agree as well.
+    return os.path.abspath(Path(rest if separator else store).expanduser())
 
 
 def owner_lives(path: Path) -> bool:
-    """Whether the process that a map belongs to still has it open, which the kernel knows."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
+    """Whether the process that a map belongs to still has it open, which the kernel knows. Raises LaneError."""
+    with explained(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # not there, or a link, which no source makes
+                return False
+            raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
 
 
 def boot_id() -> bytes:
@@ -145,9 +180,35 @@ def boot_id() -> bytes:
         return bytes(16)
 
 
+@contextmanager
+def explained(path: Path) -> Generator[None]:
+    """Tells what the system refuses as a LaneError, with the cure."""
+    try:
+        yield
+    except OSError as error:
+        raise _why(path, error) from error
+
+
+def _why(path: Path, error: OSError) -> LaneError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LaneError(
+            f"The lane map {path} can't be made: no space is left there. Make some room (a map takes {SIZE} "
+            f"bytes), or name another folder as lane_folder, for sources and workers alike."
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return LaneError(
+            f"The lane map {path} can't be opened: {error.strerror}. Raise the limit (ulimit -n), or find who leaves "
+            f"files open."
+        )
+    return LaneError(
+        f"The lane map {path} can't be used: {error.strerror or error}. Name another folder as lane_folder, for "
+        f"sources and workers alike."
+    )
+
+
 def _private(folder: Path) -> None:
-    with _explained(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with explained(folder):
+        _make(folder)
         found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise LaneError(
@@ -156,17 +217,8 @@ def _private(folder: Path) -> None:
         )
 
 
-@contextmanager
-def _explained(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LaneError(
-                f"The lane map {path} can't be made: no space is left there. Make some room (a map takes {SIZE} "
-                f"bytes), or name another folder as lane_folder, for sources and workers alike."
-            ) from error
-        raise LaneError(
-            f"The lane map {path} can't be used: {error.strerror or error}. Name another folder as lane_folder, for "
-            f"sources and workers alike."
-        ) from error
+def _make(folder: Path) -> None:
+    """With all that is above it, private whatever the umask: each of them is looked at, later or by another process."""
+    if not folder.parent.exists():
+        _make(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)

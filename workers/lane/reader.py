@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import mmap
@@ -9,19 +10,22 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...storage.errors import LaneError
 from .page import Page, map_page
-from .place import LanePlace, boot_id, owner_lives
+from .place import LanePlace, boot_id, explained, owner_lives
 from .reading import NO_FIGURES, Figures, Reading, strictest
 from .record import SIZE, Header, Word, unpack_header
-from .verdict import MISSED_BEATS, NS, Verdict, judge, title, unreadable
+from .verdict import NS, Verdict, judge, silent_at_s, title, unreadable
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of a map, but of this process or host at the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,22 @@ class SourceState:
 
 @dataclass(slots=True)
 class _Seen:
-    """A map as we have it open."""
+    """A map as we have it open.
+
+    Attributes:
+        page: None for one that can't be read because of its `problem`.
+        since: monotonic seconds at which it was first met.
+        was_removed: its file is gone without a goodbye; it counts for as long as its source still beats in it.
+    """
 
     path: Path
     inode: int
-    memory: mmap.mmap | None
     page: Page | None
     header: Header | None
     problem: str
     since: float
     was_lost: bool = False
+    was_removed: bool = False
 
     @property
     def name(self) -> str:
@@ -75,7 +85,7 @@ class LaneReader:
     Args:
         device: the worker's accelerator: sources of other devices are overlooked; "" heeds all.
         signal_loss_timeout_s: how long a source that fell silent without goodbye is taken for a hold.
-        on_lost: called with the source's name each time one is lost; by default it is logged.
+        on_lost: called with the source's name each time one is lost, in the thread that asked; by default it is logged.
 
     Raises:
         LaneError: the maps' folder can't be made or read.
@@ -100,14 +110,16 @@ class LaneReader:
         self._lock = threading.Lock()
         self._seen: list[_Seen] = []
         self._look_at = -math.inf
-        self._roster_inode = -1
         self._scanned = -1
+        self._roster_is: os.stat_result
         self._roster: memoryview[int]
+        self._newly_lost: list[str] = []
         self.losses = 0
         """How often a source was lost."""
         with self._lock:
             self._open_roster()
             self._snapshot = self._look()
+        self._tell_losses()
 
     def reading(self) -> Reading:
         """The lane now."""
@@ -124,21 +136,26 @@ class LaneReader:
             except LaneError as error:
                 # Nobody knows now what sources there are: fail closed, and look again at the next call.
                 return Reading("hold", 0.0, str(error), "lane", self._clock(), is_lost=True)
+        self._tell_losses()
         return known.reading
 
     def sources(self) -> list[SourceState]:
         """All sources, for people."""
         with self._lock:
             self._look()
-            return [self._state(seen) for seen in self._seen]
+            states = [self._state(seen) for seen in self._seen if not seen.was_removed]
+        self._tell_losses()
+        return states
 
     # -- inside ------------------------------------------------------------------------------------------
 
     def _look(self) -> _Snapshot:
         now = self._clock()
         if now >= self._look_at:
-            self._look_at = now + _LOOK_S
             self._reopen_roster()
+            if any(seen.was_lost for seen in self._seen):
+                self._scanned = -1  # somebody may have removed the map by hand
+            self._look_at = now + _LOOK_S
         roster = self._roster[0]
         if roster != self._scanned:
             self._scan(now)
@@ -157,13 +174,10 @@ class LaneReader:
 
     def _judge(self, seen: _Seen, now: float) -> tuple[Verdict, int]:
         sequence, word = (0, None) if seen.page is None else seen.page.read()
-        if seen.header is not None and seen.page is not None:
-            if word is not None:
-                dismissed = seen.page.dismissed == sequence
-                verdict = judge(seen.header, word, now=now, dismissed=dismissed, signal_loss_timeout_s=self._timeout_s)
-                return verdict, sequence
-            if sequence in (0, seen.page.dismissed):
-                return Verdict(None), sequence
+        if seen.header is not None and seen.page is not None and word is not None:
+            dismissed = seen.was_removed or seen.page.dismissed == sequence
+            verdict = judge(seen.header, word, now=now, dismissed=dismissed, signal_loss_timeout_s=self._timeout_s)
+            return verdict, sequence
         problem = seen.problem or "its last word is damaged"
         lives = owner_lives(seen.path)
         return unreadable(
@@ -174,8 +188,16 @@ class LaneReader:
         is_lost = verdict.reading is not None and verdict.reading.is_lost
         if is_lost and not seen.was_lost:
             self.losses += 1
-            self._on_lost(seen.name)
+            self._newly_lost.append(seen.name)
         seen.was_lost = is_lost
+
+    def _tell_losses(self) -> None:
+        """Outside the lock: whoever is told may ask us."""
+        while self._newly_lost:
+            with self._lock:
+                names, self._newly_lost = self._newly_lost, []
+            for name in names:
+                self._on_lost(name)
 
     def _state(self, seen: _Seen) -> SourceState:
         now = self._clock()
@@ -194,60 +216,83 @@ class LaneReader:
     def _scan(self, now: float) -> None:
         known = {(seen.path, seen.inode): seen for seen in self._seen}
         found: list[_Seen] = []
-        for path in self._pool.maps():
+        paths = set(self._pool.maps())
+        for path in sorted(paths):
             seen = self._open(path, known, now)
             if seen is not None and self._is_ours(seen):
                 found.append(seen)
+        # Sources whose maps were removed under them are about to make new ones; no moment in between is clear.
+        for seen in self._seen:
+            if seen.path not in paths and self._still_beats(seen, now):
+                seen.was_removed = True
+                found.append(seen)
         self._seen = found
+
+    @staticmethod
+    def _still_beats(seen: _Seen, now: float) -> bool:
+        if seen.page is None or seen.header is None:
+            return False
+        _, word = seen.page.read()
+        return word is not None and word.state != "closed" and now < silent_at_s(seen.header, word)
 
     def _is_ours(self, seen: _Seen) -> bool:
         header = seen.header
-        if header is None:
-            return True
-        if header.boot != self._boot:
-            return False  # of the host's last life, when its maps were not on a RAM disk
-        return not header.device or not self._device or header.device == self._device
+        return header is None or not header.device or not self._device or header.device == self._device
 
     def _open(self, path: Path, known: dict[tuple[Path, int], _Seen], now: float) -> _Seen | None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return _Seen(path, 0, None, None, None, error.strerror or str(error), now)
-        try:
-            found = os.fstat(descriptor)
-            if (seen := known.get((path, found.st_ino))) is not None:
-                return seen
-            if found.st_size != SIZE:
-                problem = f"it has {found.st_size} bytes instead of {SIZE}"
-                return _Seen(path, found.st_ino, None, None, None, problem, now)
-            memory, page = map_page(descriptor)
-        finally:
-            os.close(descriptor)
+        with explained(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno in _PASSING:
+                    raise
+                return known.get((path, 0)) or _Seen(path, 0, None, None, error.strerror or str(error), now)
+            try:
+                found = os.fstat(descriptor)
+                before = known.get((path, found.st_ino))
+                # While we have a file mapped, no other one gets its number; one that we have not may be another by now.
+                if before is not None and (before.page is not None or found.st_size != SIZE):
+                    before.was_removed = False
+                    return before
+                since = now if before is None else before.since
+                if found.st_size != SIZE:
+                    problem = f"it has {found.st_size} bytes instead of {SIZE}"
+                    return _Seen(path, found.st_ino, None, None, problem, since)
+                memory, page = map_page(descriptor)
+            finally:
+                os.close(descriptor)
         header = unpack_header(memory[:])
+        was_lost = before is not None and before.was_lost
         if isinstance(header, str):
-            return _Seen(path, found.st_ino, memory, None, None, header, now)
-        return _Seen(path, found.st_ino, memory, page, header, "", now)
+            return _Seen(path, found.st_ino, None, None, header, since, was_lost)
+        if header.boot != self._boot:
+            if not owner_lives(path):
+                return None  # of the host's last life, when its maps were not on a RAM disk
+            return _Seen(path, found.st_ino, None, header, "its process has another clock", since, was_lost)
+        return _Seen(path, found.st_ino, page, header, "", now)
 
     def _reopen_roster(self) -> None:
         """Follow a roster that was removed and made anew, or our sources would be somebody else's."""
-        try:
-            if self._pool.roster.stat().st_ino == self._roster_inode:
+        with explained(self._pool.roster), suppress(FileNotFoundError):
+            if os.path.samestat(self._pool.roster.stat(), self._roster_is):
                 return
-        except FileNotFoundError:
-            self._pool.make()
+        self._pool.make()
         log.warning("the lane folder %s was made anew", self._pool.folder)
         self._open_roster()
-        self._seen, self._scanned = [], -1
+        self._scanned = -1
 
     def _open_roster(self) -> None:
-        descriptor = os.open(self._pool.roster, os.O_RDWR)
-        try:
-            self._roster_inode = os.fstat(descriptor).st_ino
-            self._roster = memoryview(mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ)).cast("Q")
-        finally:
-            os.close(descriptor)
+        with explained(self._pool.roster):
+            descriptor = os.open(self._pool.roster, os.O_RDWR)
+            try:
+                self._roster_is = os.fstat(descriptor)
+                if self._roster_is.st_size != SIZE:
+                    raise LaneError(f"The lane roster {self._pool.roster} is being made anew. It is read again soon.")
+                self._roster = memoryview(mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ)).cast("Q")
+            finally:
+                os.close(descriptor)
 
 
 def log_loss(name: str) -> None:
@@ -268,35 +313,50 @@ class Dismissal:
     alive: int
 
 
-def dismiss(place: LanePlace, pool: str, name: str) -> Dismissal:
+def dismiss(place: LanePlace, pool: str, name: str, *, clock: Callable[[], float] = time.monotonic) -> Dismissal:
     """Let the workers of this host overlook those sources of a name that are silent. Raises LaneError."""
     dismissed = alive = 0
     at = place.pool(pool)
     with at.changing():
         for path in at.maps():
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                if os.fstat(descriptor).st_size != SIZE:
-                    header, page = "too short", None
-                else:
-                    memory, page = map_page(descriptor, write=True)
-                    header = unpack_header(memory[:])
-            finally:
-                os.close(descriptor)
-            if isinstance(header, str) or page is None:
-                if name not in (path.stem, path.stem.rpartition(".")[0]):
-                    continue
-                beats = owner_lives(path)
-                if not beats:
-                    path.unlink()
-            elif name in (header.name, title(header)):
-                sequence, word = page.read()
-                silent_at = 0 if word is None else word.beat_ns + MISSED_BEATS * header.beat_ns
-                beats = time.monotonic_ns() < silent_at
-                if not beats:
-                    page.dismiss(sequence)
-            else:
-                continue
-            alive += beats
-            dismissed += not beats
+            beats = _dismiss(path, name, clock())
+            if beats is not None:
+                alive += beats
+                dismissed += not beats
     return Dismissal(dismissed, alive)
+
+
+def _dismiss(path: Path, name: str, now: float) -> bool | None:
+    """Dismiss this map's source if it has that name and is silent; returns whether it beats, None if it is another."""
+    found = _open_to_dismiss(path)
+    if found is not None:
+        header, page = found
+        if name not in (header.name, title(header)):
+            return None
+        sequence, word = page.read()
+        if word is not None:
+            beats = now < silent_at_s(header, word)
+            if not beats:
+                page.dismiss(sequence)
+            return beats
+    elif name not in (path.stem, path.stem.rpartition(".")[0]):
+        return None
+    # What can't be read can't be marked either. It goes, unless somebody has it open and may yet write something whole.
+    beats = owner_lives(path)
+    if not beats:
+        with explained(path):
+            path.unlink(missing_ok=True)
+    return beats
+
+
+def _open_to_dismiss(path: Path) -> tuple[Header, Page] | None:
+    with explained(path):
+        if path.is_symlink() or path.stat().st_size != SIZE:
+            return None
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            memory, page = map_page(descriptor, write=True)
+        finally:
+            os.close(descriptor)
+    header = unpack_header(memory[:])
+    return None if isinstance(header, str) else (header, page)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
 import mmap
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...storage.errors import LaneError
+from .ending import at_end
 from .page import Page, map_page
 from .place import SUFFIX, LanePlace, boot_id, owner_lives
 from .reading import NO_FIGURES, Figures
@@ -105,7 +105,7 @@ class Source:
 
     def clear(self, *, headroom: float = 1.0, reason: str = "no live request") -> None:
         """Batch work may run, for this share of the time (0.0 to 1.0). 0.0 is a hold."""
-        if headroom <= 0.0:
+        if not headroom > 0.0:  # nor is what is no number any room
             self.hold(reason)
         else:
             self._say("clear", min(headroom, 1.0), reason, self._clock_ns(), None)
@@ -129,7 +129,11 @@ class Source:
             self._write(self._word, self._word.figures)
 
     def close(self) -> None:
-        """Say goodbye: the lane is clear as far as this source is concerned. Can be called twice."""
+        """Say goodbye: the lane is clear as far as this source is concerned. Can be called twice.
+
+        Raises:
+            LaneError: it is said, but its map can't be removed.
+        """
         beating.remove(self)
         with self._lock:
             if self._closed:
@@ -137,23 +141,33 @@ class Source:
             self._word = _at(self._word, "closed", self._clock_ns(), NO_FIGURES)
             self._page.write(self._word)
             self._closed = True
-        self._tell_others()
-        with self._place.pool(self.pool).changing():
-            if self._is_there():
-                self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        try:
+            self._tell_others()
+            with self._place.pool(self.pool).changing():
+                if self._is_there():
+                    self._path.unlink(missing_ok=True)
+        finally:
+            self._let_go()
 
     def check(self) -> None:
         """Put the map back if somebody removed it."""
         with self._lock:
             if not self._closed and not self._is_there():
                 log.warning("the lane map %s was removed; it is made again", self._path)
-                os.close(self._descriptor)
+                before = self._descriptor
                 self._join()
+                os.close(before)
 
     def forget(self) -> None:
-        """Let go without a word; for a process that was forked and only inherited the source."""
+        """Let go without a word, and leave the map as it is."""
         self._closed = True
+
+    def disown(self) -> None:
+        """Let go in a forked child of what it only inherited: an open map would let its owner seem alive."""
+        self._lock = threading.Lock()
+        if not self._closed:
+            self._closed = True
+            self._let_go()
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -166,8 +180,9 @@ class Source:
 
     def _write(self, word: Word, figures: Figures) -> None:
         if not self._closed:
-            self._word = _at(word, word.state, self._clock_ns(), figures)
-            self._page.write(self._word)
+            word = _at(word, word.state, self._clock_ns(), figures)
+            self._page.write(word)
+            self._word = word
 
     def _tell_others(self) -> None:
         for listener in self.on_change:
@@ -179,12 +194,12 @@ class Source:
         stem += f"~{self._header.host}" if self._header.host else ""
         with pool.changing():
             self._opened_ns = self._clock_ns()
-            self._path = next(
-                path
-                for number in itertools.count(1)
-                if not owner_lives(path := pool.folder / f"{stem}.{number}{SUFFIX}")
-            )
-            self._descriptor = pool.create(self._path, self._fill)
+            taken = {path for path in pool.maps() if path.stem.rpartition(".")[0] == stem}
+            dead = sorted(path for path in taken if not owner_lives(path))
+            free = (pool.folder / f"{stem}.{number}{SUFFIX}" for number in itertools.count(1))
+            path = dead[0] if dead else next(path for path in free if path not in taken)
+            self._descriptor = pool.create(path, self._fill)
+            self._path = path
 
     def _fill(self, descriptor: int) -> None:
         os.pwrite(descriptor, pack_header(self._header), 0)
@@ -193,9 +208,13 @@ class Source:
 
     def _is_there(self) -> bool:
         try:
-            return self._path.stat().st_ino == os.fstat(self._descriptor).st_ino
-        except FileNotFoundError:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except OSError:  # if it can't be used for another reason, making it again tells which
             return False
+
+    def _let_go(self) -> None:
+        del self._memory, self._page
+        os.close(self._descriptor)
 
 
 class _Beating:
@@ -205,7 +224,7 @@ class _Beating:
         self._lock = threading.Lock()
         self._sources: list[Source] = []
         self._thread: threading.Thread | None = None
-        self._registered = False
+        os.register_at_fork(after_in_child=self._disown_all)
 
     def add(self, source: Source) -> None:
         with self._lock:
@@ -213,10 +232,7 @@ class _Beating:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lane-beat", daemon=True)
                 self._thread.start()
-            if not self._registered:
-                self._registered = True
-                atexit.register(self._close_all)
-                os.register_at_fork(after_in_child=self._forget_all)
+                at_end(self._close_all)
 
     def remove(self, source: Source) -> None:
         with self._lock:
@@ -244,11 +260,14 @@ class _Beating:
 
     def _close_all(self) -> None:
         for source in self._sources:
-            source.close()
+            try:
+                source.close()
+            except LaneError as error:
+                log.error("the map of source %s stays behind: %s", source.name, error)  # noqa: TRY400 - told in full
 
-    def _forget_all(self) -> None:
+    def _disown_all(self) -> None:
         for source in self._sources:
-            source.forget()
+            source.disown()
         self._lock, self._sources, self._thread = threading.Lock(), [], None
 
 

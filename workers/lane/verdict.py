@@ -36,7 +36,7 @@ def judge(header: Header, word: Word, *, now: float, dismissed: bool, signal_los
     if word.state == "closed":
         return Verdict(None)
     name = title(header)
-    silent_at = (word.beat_ns + MISSED_BEATS * header.beat_ns) / NS
+    silent_at = silent_at_s(header, word)
     if now >= silent_at:
         if dismissed:
             return Verdict(None)
@@ -54,6 +54,11 @@ def judge(header: Header, word: Word, *, now: float, dismissed: bool, signal_los
     return Verdict(Reading("clear", word.headroom, word.reason, name, since), silent_at)
 
 
+def silent_at_s(header: Header, word: Word) -> float:
+    """From when (monotonic seconds) a source counts as silent whose last word this is."""
+    return (word.beat_ns + MISSED_BEATS * header.beat_ns) / NS
+
+
 def unreadable(name: str, problem: str, *, owner_lives: bool, seen: float, now: float, timeout_s: float) -> Verdict:
     """The verdict on a map that can't be read: a hold, for as long as its owner lives, else until the time-out.
 
@@ -66,7 +71,7 @@ def unreadable(name: str, problem: str, *, owner_lives: bool, seen: float, now: 
     until = None if owner_lives else given_up_at
     return Verdict(
         Reading("hold", 0.0, f"the lane map of {name} can't be read: {problem}", name, seen, until, is_lost=True),
-        min(given_up_at, now + 1.0),
+        now + 1.0 if owner_lives else min(given_up_at, now + 1.0),
     )
 
 
