@@ -17,17 +17,24 @@ from .jobs import AsJson
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 
 
-def up(verbose: Verbose = False, json: AsJson = False) -> None:
+def up(
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    verbose: Verbose = False,
+    json: AsJson = False,
+) -> None:
     """Run workers, the gateway, the controller and the folder triggers, as configured; Ctrl-C drains.
 
     Example: `holdshort up`
     """
     from ..jobs import Settings
+    from ..workers.parent import leave_with_parent
     from ..workers.supervisor import Supervisor
     from .output import note, print_json, start_logging
 
     start_logging(verbose=verbose)
     settings = Settings.load()
+    if with_parent:
+        leave_with_parent()
 
     def ready() -> None:
         if json:

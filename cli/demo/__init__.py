@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 
 from ...storage.errors import MissingExtra
 from ..exits import Exit
@@ -21,7 +23,7 @@ def run(*, documents: int, seconds: float, output: Path, folder: Path | None, js
     """Run the demo; returns the exit code.
 
     Args:
-        documents: how many to index.
+        documents: how many to index; more if the machine would be done with them before the phase is over.
         seconds: the length of a phase.
         output: where lane.png and lane.html go.
         folder: for everything else; a temporary one without it.
@@ -29,7 +31,7 @@ def run(*, documents: int, seconds: float, output: Path, folder: Path | None, js
     _check_extra()
     from .page import write
     from .picture import draw
-    from .report import as_dict, machine, print_table, summary
+    from .report import as_dict, busy_warning, machine, measured_on, outcome, print_table, searches, summary
     from .show import show, state
     from .stage import Stage
 
@@ -38,7 +40,9 @@ def run(*, documents: int, seconds: float, output: Path, folder: Path | None, js
     place: AbstractContextManager[str | Path]
     place = nullcontext(folder.absolute()) if folder else tempfile.TemporaryDirectory(prefix="holdshort-demo-")
     described = machine()
-    with place as root, Stage(Path(root), threads=_threads()) as stage:
+    if warning := busy_warning(described):
+        note(warning)
+    with _leaving_cleanly(), place as root, Stage(Path(root), threads=_threads()) as stage:
         shown = show(stage, documents=documents, seconds=seconds, say=note)
         if folder is not None:
             note(state(stage.folder))
@@ -49,11 +53,28 @@ def run(*, documents: int, seconds: float, output: Path, folder: Path | None, js
         print_json({**as_dict(shown, described), "picture": str(picture), "page": str(page)})
     else:
         print_table(shown)
-        for line in summary(shown):
+        for line in (*summary(shown), *outcome(shown)):
             say(line)
-        say(f"Measured on: {described['cpu']}, {described['cores']} cores; {described['chat']}.")
+        for question, found in searches(shown):
+            say(f"“{question}”\n   {found}")
+        for line in measured_on(described):
+            say(line)
         say(f"Look at {picture.absolute()} and {page.absolute()}")
     return Exit.OK if shown.exactly_once and shown.killed else Exit.FAILED
+
+
+@contextmanager
+def _leaving_cleanly() -> Generator[None]:
+    """SIGTERM ends us as Ctrl-C does, so that what we have started ends, too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _threads() -> int:

@@ -8,6 +8,9 @@ from typing import Any
 
 from .traffic import Answered
 
+_LEAST_POSSIBLE = 10
+"""Documents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -32,10 +35,15 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A phase in numbers; seconds, None where nothing was measured."""
+    """A phase in numbers; seconds, None where nothing was measured.
+
+    Attributes:
+        late: requests whose answer had not ended when the phase was over: the last of it came undisturbed.
+    """
 
     requests: int
     failed: int
+    late: int
     first_p50_s: float | None
     first_p95_s: float | None
     token_p50_s: float | None
@@ -51,6 +59,7 @@ def figures(phase: Phase) -> Figures:
     return Figures(
         requests=len(phase.answers),
         failed=sum(bool(answer.error) for answer in phase.answers),
+        late=sum(bool(answer.tokens) and answer.tokens[-1] > phase.end for answer in phase.answers),
         first_p50_s=quantile(firsts, 0.5),
         first_p95_s=quantile(firsts, 0.95),
         token_p50_s=quantile(gaps, 0.5),
@@ -78,9 +87,26 @@ def busy_s(answers: Iterable[Answered], start: float, end: float) -> float:
 
 
 def harvest(documents: int, *, alone_per_s: float, idle_s: float) -> float | None:
-    """Documents indexed ÷ those that the job alone would have indexed in the time that the chat alone leaves."""
+    """Documents indexed ÷ those that the job alone would have indexed in the time that the chat alone leaves.
+
+    None if that is hardly any: the ratio would say nothing.
+    """
     possible = alone_per_s * idle_s
-    return documents / possible if possible > 0 else None
+    return documents / possible if possible >= _LEAST_POSSIBLE else None
+
+
+def yields(trace: Iterable[dict[str, Any]], start: float, end: float) -> list[float]:
+    """How long running work went on after a hold was raised, for each hold in a span of time that stopped some."""
+    return [
+        event["still"] - event["raised"]
+        for event in trace
+        if event["event"] == "yielded" and start <= event["at"] < end
+    ]
+
+
+def lost_s(trace: Iterable[dict[str, Any]], start: float, end: float) -> float:
+    """Seconds of micro-batches that were thrown away for holds."""
+    return sum(event["seconds"] for event in trace if event["event"] == "lost" and start <= event["at"] < end)
 
 
 def documents_between(trace: Iterable[dict[str, Any]], start: float, end: float) -> int:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import HoldshortError
 from .documents import write_documents
-from .figures import Phase, busy_s, documents_between, harvest
+from .figures import Phase, busy_s, documents_between, harvest, lost_s, yields
 from .stage import POOL, Stage
 from .traffic import Ask, Driving, bursts, drive
+from .watch import LaneWatch
 
 if TYPE_CHECKING:
     import subprocess
@@ -29,8 +32,16 @@ BURST = 4
 IDLE_S = 2.5
 _ALONE_S = 6.0
 _WARM_UP = 4
+_LEAST_ASKS = 10
+_FULL = 0.9
 _KILL_AT = 0.45
+_KILL_WITHIN_S = 0.2
+_LATE_KILL_S = 20.0
+_WRITTEN_S = 0.25
+"""After so long, what workers wrote down can be read."""
 _MANY = 20_000
+_SPARE = 1.3
+"""So many times as many documents as the job may index with Holdshort while the phase lasts: it never runs empty."""
 _SHARD_ROWS = 24
 QUESTIONS = (
     "compress a file so that it takes less space",
@@ -44,22 +55,33 @@ class Shown:
     """Everything that the demo measured and counted.
 
     Attributes:
-        answer_s: the chatbot's time for an answer when it is undisturbed.
+        answer_s: the chatbot's time for an answer when it is undisturbed: the fastest of a few.
         alone_per_s: documents per second of the job alone.
         busy_share: how much of the first phase the chat took.
+        offered_share: how much of it the chat would take if each answer were as fast as an undisturbed one.
         killed_at: monotonic seconds.
+        done_again: documents that had to be computed once more, since the killed worker had not committed them.
+        yields_s: with Holdshort, how long running work went on after each hold was raised.
+        lost_s: with Holdshort, how much of the job's work was thrown away for holds.
+        left_at_end: documents that were still to be indexed when the third phase was over.
         trace: what the workers wrote down.
+        holds: (from, to) in monotonic seconds, while the lane was held.
     """
 
     documents: int = 0
     answer_s: float = 0.0
     alone_per_s: float = 0.0
     busy_share: float = 0.0
+    offered_share: float = 0.0
     harvest: float | None = None
     phases: list[Phase] = field(default_factory=list[Phase])
     killed: int = 0
     killed_at: float = 0.0
     killed_in_shard: int = -1
+    done_again: int = 0
+    yields_s: list[float] = field(default_factory=list[float])
+    lost_s: float = 0.0
+    left_at_end: int = 0
     went_on_at_shards: list[int] = field(default_factory=list[int])
     results: int = 0
     distinct: int = 0
@@ -67,6 +89,7 @@ class Shown:
     shards: int = 0
     answers: dict[str, list[tuple[str, float]]] = field(default_factory=dict[str, list[tuple[str, float]]])
     trace: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    holds: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
     @property
     def exactly_once(self) -> bool:
@@ -77,41 +100,63 @@ class Shown:
 def show(stage: Stage, *, documents: int, seconds: float, say: Callable[[str], None]) -> Shown:
     """Run the demo on a stage; `seconds` is the length of a phase."""
     from ...jobs import Client, Settings
+    from ...workers.lane.place import LanePlace
 
     shown = Shown()
-    shown.documents = write_documents(stage.folder / "documents", documents)
-    say(f"1. {shown.documents} documents to index: docstrings of Python's standard library, one file each")
+    found = write_documents(stage.folder / "documents", documents)
+    say(f"1. {found} documents to index: docstrings of Python's standard library, one file each")
     model = stage.model()
     asks = _calibrated(model, shown, seconds)
     say(
         f"   the chatbot: SmolLM2-135M-Instruct, {THREADS} threads, {shown.answer_s:.2f} s for {TOKENS} tokens; "
-        f"{len(asks)} requests in bursts of {BURST}, the same in each phase (seed {SEED})"
+        f"{len(asks)} requests in bursts of {BURST}, the same in each phase (seed {SEED}); they keep it busy for "
+        f"{shown.offered_share:.0%} of the time"
     )
+    if shown.offered_share > _FULL:
+        say("   that is more than the chatbot can well serve here, even alone: all its figures will be bad")
     say(f"2. {seconds:.0f} s: the chat alone")
     alone = _phase("alone", model, asks, seconds)
     shown.busy_share = busy_s(alone.answers, alone.start, alone.end) / alone.seconds
-    with _OwnSettings(stage), Client(settings=Settings.load()) as client:
+    with (
+        _OwnSettings(stage),
+        Client(settings=(settings := Settings.load())) as client,
+        LaneWatch(LanePlace.of(settings), POOL) as watch,
+    ):
         up = stage.up()
-        job = _submit(client, _endless(stage), key="unprotected")
+        job = _submit(client, _documents(stage, _MANY), key="unprotected")
         _until_it_runs(stage, up)
-        say(f"3. {_ALONE_S:.0f} s: the indexing job alone")
-        shown.alone_per_s = _rate(stage, _ALONE_S)
+        alone_s = min(_ALONE_S, seconds / 3)
+        say(f"3. {alone_s:.0f} s: the indexing job alone")
+        shown.alone_per_s = _rate(stage, alone_s)
         say(f"   {seconds:.0f} s: both, unprotected: the chat goes straight to its server, so nothing raises the lane")
         phases = [alone, _phase("unprotected", model, asks, seconds, then=lambda: job.cancel("the phase is over"))]
         job.wait(timeout=60)
         gateway = stage.gateway(model)
         say(f"4. {seconds:.0f} s: both, with Holdshort: the chat goes through the gateway, and the worker gets killed")
-        job = _submit(client, str(stage.folder / "documents"), key="holdshort")
+        idle_s = (1 - shown.busy_share) * seconds
+        shown.documents = max(found, math.ceil(_SPARE * shown.alone_per_s * idle_s))
+        begun = time.monotonic()
+        job = _submit(client, _documents(stage, shown.documents), key="holdshort")
         _until_it_runs(stage, up)
-        kill = (_KILL_AT * seconds, lambda: _kill_worker(client, job, shown, say))
-        phases.append(_phase("holdshort", gateway, asks, seconds, middle=kill))
+        kill = partial(_kill_worker, stage, client, job, watch, shown, say)
+        phases.append(_phase("holdshort", gateway, asks, seconds, middle=(_KILL_AT * seconds, kill)))
+        shown.left_at_end = shown.documents - job.status().done
         say("5. the rest of the documents")
+        if not shown.killed:  # the chat left the job no moment in which to be killed at work
+            kill(time.monotonic() + _LATE_KILL_S)
         job.wait(timeout=600)
         stage.check(up, "up")
-        shown.trace = stage.trace()
+        time.sleep(_WRITTEN_S)
+        shown.trace, shown.holds = stage.trace(), list(watch.holds)
+        shown.done_again = max(0, documents_between(shown.trace, begun, time.monotonic()) - shown.documents)
         shown.phases = [_counted(phase, shown.trace) for phase in phases]
-        idle_s = (1 - shown.busy_share) * shown.phases[2].seconds
-        shown.harvest = harvest(shown.phases[2].documents, alone_per_s=shown.alone_per_s, idle_s=idle_s)
+        protected = shown.phases[2]
+        if shown.killed_at < protected.end:
+            protected = replace(protected, documents=protected.documents - shown.done_again)
+            shown.phases[2] = protected
+        shown.yields_s = yields(shown.trace, protected.start, protected.end)
+        shown.lost_s = lost_s(shown.trace, protected.start, protected.end)
+        shown.harvest = harvest(protected.documents, alone_per_s=shown.alone_per_s, idle_s=idle_s)
         _count(client, job, shown)
         _search(client, job, shown)
     return shown
@@ -127,9 +172,13 @@ def _calibrated(model: str, shown: Shown, seconds: float) -> list[Ask]:
         driving.end()
     if any(answer.error for answer in answered):
         raise HoldshortError(f"The chatbot does not answer: {answered[0].error}")
-    times = sorted(answer.tokens[-1] - answer.scheduled for answer in answered[1:])
-    shown.answer_s = times[len(times) // 2]
-    return bursts(SEED, seconds=seconds, answer_s=shown.answer_s, burst=BURST, idle_s=IDLE_S, tokens=TOKENS)
+    # The fastest: whatever disturbs an answer only makes it slower.
+    shown.answer_s = min(answer.tokens[-1] - answer.scheduled for answer in answered[1:])
+    # However slow the machine is, each phase has its requests; what that means for the chat alone is said.
+    spaced_s = min(shown.answer_s, seconds / _LEAST_ASKS)
+    asks = bursts(SEED, seconds=seconds, answer_s=spaced_s, burst=BURST, idle_s=IDLE_S, tokens=TOKENS)
+    shown.offered_share = len(asks) * shown.answer_s / seconds
+    return asks
 
 
 def _phase(
@@ -138,16 +187,16 @@ def _phase(
     asks: list[Ask],
     seconds: float,
     *,
-    middle: tuple[float, Callable[[], object]] | None = None,
+    middle: tuple[float, Callable[[float], object]] | None = None,
     then: Callable[[], object] = lambda: None,
 ) -> Phase:
-    """Drive the chat for a phase; do something in the middle of it, and something at its end."""
+    """Drive the chat for a phase; do something in the middle of it (told when it ends), and something at its end."""
     driving: Driving = drive(url, asks)
     try:
         start = driving.started
         if middle is not None:
             _sleep_until(start + middle[0])
-            middle[1]()
+            middle[1](start + seconds)
         _sleep_until(start + seconds)
         then()
         return Phase(name, start, start + seconds, driving.result())
@@ -180,7 +229,7 @@ class _OwnSettings:
         os.environ.update(self._before)
 
 
-def _submit(client: Client, documents: str | Iterator[dict[str, str]], *, key: str) -> Job:
+def _submit(client: Client, documents: Iterator[dict[str, str]], *, key: str) -> Job:
     from ...jobs import BatchInferenceJob
 
     job = BatchInferenceJob(
@@ -189,12 +238,13 @@ def _submit(client: Client, documents: str | Iterator[dict[str, str]], *, key: s
     return client.submit(job)
 
 
-def _endless(stage: Stage) -> Iterator[dict[str, str]]:
-    """The documents again and again: more than can be indexed while the demo lasts."""
+def _documents(stage: Stage, count: int) -> Iterator[dict[str, str]]:
+    """So many documents: all that there are, and again from the first one on as long as it takes."""
     texts = [(path.stem, path.read_text(encoding="utf-8")) for path in sorted((stage.folder / "documents").iterdir())]
-    for number in range(_MANY):
+    for number in range(count):
         name, text = texts[number % len(texts)]
-        yield {"custom_id": f"{name}#{number // len(texts)}", "input": text}
+        again = number // len(texts)
+        yield {"custom_id": f"{name}#{again}" if again else name, "input": text}
 
 
 def _until_it_runs(stage: Stage, up: subprocess.Popen[bytes]) -> None:
@@ -211,15 +261,23 @@ def _rate(stage: Stage, seconds: float) -> float:
     start = time.monotonic()
     time.sleep(seconds)
     end = time.monotonic()
-    time.sleep(0.2)  # until the trace is written
+    time.sleep(_WRITTEN_S)
     return documents_between(stage.trace(), start, end) / (end - start)
 
 
-def _kill_worker(client: Client, job: Job, shown: Shown, say: Callable[[str], None]) -> None:
-    """Kill the process that works on the job while the shard in its hand is open."""
-    working = [beat for pool in client.pools() for beat in pool.workers if beat.job == job.id]
-    if not working:
-        return
+def _kill_worker(
+    stage: Stage, client: Client, job: Job, watch: LaneWatch, shown: Shown, say: Callable[[str], None], end: float
+) -> None:
+    """Kill the process that works on the job, as soon as it really does: not one that has just parked for a hold."""
+    while True:
+        if time.monotonic() > end:
+            return
+        # What it wrote may be a tenth of a second old, and must be younger than the last hold.
+        if watch.clear_for_s() > _KILL_WITHIN_S + 0.1 and stage.writes_trace(within_s=_KILL_WITHIN_S):
+            working = [beat for pool in client.pools() for beat in pool.workers if beat.job == job.id]
+            if working:
+                break
+        time.sleep(0.05)
     os.kill(working[0].pid, signal.SIGKILL)
     shown.killed, shown.killed_at = working[0].pid, time.monotonic()
     committed = client.ledger.committed(job.id)
@@ -252,8 +310,9 @@ def _search(client: Client, job: Job, shown: Shown) -> None:
     names: list[str] = []
     vectors: list[list[float]] = []
     for row in job.results(follow=False):
-        names.append(row.custom_id.removesuffix(".txt"))
-        vectors.append(row.embedding)
+        if "#" not in row.custom_id:  # each document once
+            names.append(row.custom_id)
+            vectors.append(row.embedding)
     index = np.asarray(vectors, dtype=np.float32)
     asked = client.submit(BatchInferenceJob(pool=POOL, input=list(QUESTIONS), priority="urgent"))
     for question, row in zip(QUESTIONS, asked.results(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ class Stage:
 
     def up(self) -> subprocess.Popen[bytes]:
         """Start `holdshort up`: the worker, and the controller."""
-        return self.start("up", [*_HOLDSHORT, "up"])
+        return self.start("up", [*_HOLDSHORT, "up", "--with-parent"])
 
     def start(self, name: str, command: list[str], *, stdout: int | None = None) -> subprocess.Popen[bytes]:
         """Start a process that logs to a file of its name."""
@@ -84,8 +85,7 @@ class Stage:
     def check(self, process: subprocess.Popen[bytes], name: str) -> None:
         """Raise HoldshortError with the end of its log if a process has ended."""
         if process.poll() is not None:
-            log = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
-            raise HoldshortError(f"The {name} of the demo ended early:\n{log}")
+            raise HoldshortError(f"The {name} of the demo ended early:{self._log_end(name)}")
 
     def trace(self) -> list[dict[str, Any]]:
         """What all workers have written down so far, in order of time."""
@@ -95,33 +95,45 @@ class Stage:
             found += [json.loads(line) for line in whole.splitlines()]
         return sorted(found, key=lambda event: event["at"])
 
+    def writes_trace(self, *, within_s: float) -> bool:
+        """Whether a worker wrote something down so recently: it works."""
+        times = [path.stat().st_mtime for path in (self.folder / "trace").glob("*.jsonl")]
+        return bool(times) and time.time() - max(times) < within_s
+
     def _listening(self, name: str, command: list[str]) -> str:
         process = self.start(name, command, stdout=subprocess.PIPE)
         assert process.stdout is not None
-        text, end = "", time.monotonic() + _READY_S
-        while time.monotonic() < end:
-            line = process.stdout.readline().decode()
-            if not line:
+        text, end = b"", time.monotonic() + _READY_S
+        while (left_s := end - time.monotonic()) > 0:
+            if not select.select([process.stdout], [], [], left_s)[0]:
+                break
+            more = os.read(process.stdout.fileno(), 4096)
+            if not more:
                 process.wait()
                 self.check(process, name)
-            text += line
+            text += more
             try:
                 return str(json.loads(text)["url"])
             except ValueError:
                 continue
-        raise HoldshortError(f"The {name} of the demo did not listen within {_READY_S:.0f} s.")
+        raise HoldshortError(f"The {name} of the demo did not listen within {_READY_S:.0f} s.{self._log_end(name)}")
+
+    def _log_end(self, name: str) -> str:
+        return "\n" + (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
+    try:
+        if process.poll() is None:
+            process.terminate()
+            if process.stdin is not None:
+                process.stdin.close()
             process.wait(timeout=_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+    except subprocess.TimeoutExpired:
+        pass  # it is told once more, below
+    finally:  # also when whoever waits loses patience and presses Ctrl-C again
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .figures import Phase
+from .figures import Phase, figures
 from .show import Shown
 
 _PAUSE_S = 2.0
@@ -15,9 +15,10 @@ class Strip:
     """One phase, with its times counted from the beginning of the picture.
 
     Attributes:
-        firsts, gaps: (when, seconds) of each request's first token, and of each later one.
+        firsts: (when its request was due, seconds until it came) of each first token, however late.
+        gaps: (when, seconds since the one before) of each later token that came within the phase.
         batches: (when, seconds) of each micro-batch that ran to its end; `lost`: that was stopped.
-        holds: (from, to) while work stood still for a hold.
+        holds: (from, to) while the lane was held.
     """
 
     name: str
@@ -32,10 +33,16 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """All phases side by side; `killed` is when the worker was."""
+    """All phases side by side.
+
+    Attributes:
+        killed: when the worker was.
+        alone_p95: of the first phase: seconds to the first token, and per token.
+    """
 
     strips: list[Strip]
     killed: float | None
+    alone_p95: list[float]
 
 
 def timeline(shown: Shown) -> Timeline:
@@ -48,7 +55,8 @@ def timeline(shown: Shown) -> Timeline:
         if shown.killed and phase.start <= shown.killed_at < phase.end:
             killed = at + shown.killed_at - phase.start
         at += phase.seconds + _PAUSE_S
-    return Timeline(strips, killed)
+    alone = figures(shown.phases[0])
+    return Timeline(strips, killed, [found for found in (alone.first_p95_s, alone.token_p95_s) if found is not None])
 
 
 def _strip(shown: Shown, phase: Phase, at: float) -> Strip:
@@ -62,15 +70,24 @@ def _strip(shown: Shown, phase: Phase, at: float) -> Strip:
             if found["event"] == event and phase.start <= found["at"] < phase.end
         ]
 
-    firsts = [(place(a.tokens[0]), round(a.first_s or 0.0, 4)) for a in phase.answers if a.tokens]
-    gaps = [
-        (place(later), round(gap, 5))
-        for answer in phase.answers
-        for later, gap in zip(answer.tokens[1:], answer.gaps_s, strict=True)
-    ]
-    cut = phase.end - phase.start + at
     return Strip(
-        phase.name, at, cut,
-        [found for found in firsts if found[0] <= cut], [found for found in gaps if found[0] <= cut],
-        within("ran"), within("lost"), [(then, then + seconds) for then, seconds in within("waited")],
-    )  # fmt: skip
+        name=phase.name,
+        start=at,
+        end=at + phase.seconds,
+        firsts=[
+            (place(answer.scheduled), round(answer.first_s or 0.0, 4)) for answer in phase.answers if answer.tokens
+        ],
+        gaps=[
+            (place(later), round(gap, 5))
+            for answer in phase.answers
+            for later, gap in zip(answer.tokens[1:], answer.gaps_s, strict=True)
+            if later < phase.end
+        ],
+        batches=within("ran"),
+        lost=within("lost"),
+        holds=[
+            (place(max(begin, phase.start)), place(min(end, phase.end)))
+            for begin, end in shown.holds
+            if begin < phase.end and end > phase.start
+        ],
+    )

@@ -3,7 +3,8 @@
 Open-loop: a request is sent at its time whether or not earlier ones were answered, and is timed from that time. So a
 server that stalls can't hide it by holding up the requests that would have shown it.
 
-Runs as a process of its own (`python -m holdshort.cli.demo.traffic`): asks come in as JSON, answers go out.
+Runs as a process of its own (`python -m holdshort.cli.demo.traffic`): asks come in as a line of JSON, answers go out.
+It leaves when its parent does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
+
+_PIECE = b'"content":"'
+_LAST = b"data: [DONE]"
 
 _TOPICS = (
     "the sea", "a runway at night", "why the sky is blue", "three cities", "a quiet library", "how bread is made",
@@ -95,24 +99,50 @@ class Driving:
         self._process = process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps([asdict(ask) for ask in asks]).encode())
-        process.stdin.close()
-        self.started = float(process.stdout.readline())
-        """When it began, in monotonic seconds."""
+        try:
+            process.stdin.write(json.dumps([asdict(ask) for ask in asks]).encode() + b"\n")
+            process.stdin.flush()
+            self.started = float(process.stdout.readline())
+            """When it began, in monotonic seconds."""
+        except BaseException:
+            self.end()
+            raise
 
     def result(self) -> list[Answered]:
         """Wait for the last answer, and return all."""
         assert self._process.stdout is not None
         found = json.loads(self._process.stdout.read())
-        self._process.stdout.close()
-        self._process.wait()
+        self.end()
         return [Answered(**answered) for answered in found]
 
     def end(self) -> None:
         """Stop it, if it still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Pieces:
+    """Counts the pieces of an answer in a stream of events, however that is cut into chunks.
+
+    One event is one token. Reading its JSON would cost more than it tells: two lanes share the machine.
+    """
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> int:
+        """How many came with this chunk."""
+        known = self._tail[-len(_PIECE) + 1 :]  # too short for a piece that was counted before
+        self._tail = (self._tail + chunk)[-64:]
+        return (known + chunk).count(_PIECE)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the stream said so."""
+        return _LAST in self._tail
 
 
 async def _send_all(url: str, asks: Sequence[Ask]) -> list[Answered]:
@@ -143,22 +173,25 @@ async def _send(client: Any, url: str, model: str, ask: Ask, scheduled: float) -
         "cache_prompt": False,
     }
     came: list[float] = []
+    pieces = Pieces()
     try:
         async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
                 return Answered(scheduled, came, f"status {response.status_code}")
             async for chunk in response.aiter_raw():
-                # One event is one token; a chunk may hold several. Reading the JSON would cost more than it tells.
                 now = time.monotonic()
-                came.extend([now] * chunk.count(b'"content":"'))
+                came.extend([now] * pieces.feed(chunk))
     except httpx.HTTPError as error:
         return Answered(scheduled, came, str(error) or type(error).__name__)
-    return Answered(scheduled, came)
+    return Answered(scheduled, came, "" if pieces.has_ended else "its answer has no end")
 
 
 def main() -> None:
     """Read asks from standard input, send them to the URL that is the argument, write what came of them."""
-    asks = [Ask(**ask) for ask in json.load(sys.stdin)]
+    from ...workers.parent import leave_with_parent
+
+    asks = [Ask(**ask) for ask in json.loads(sys.stdin.buffer.readline())]
+    leave_with_parent()
     answered = asyncio.run(_send_all(sys.argv[1], asks))
     sys.stdout.write(json.dumps([asdict(one) for one in answered]))
 
