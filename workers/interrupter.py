@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -12,8 +13,8 @@ from typing import Self
 
 from .engines.protocol import Engine
 
-LOOK_S = 0.002
-"""How often the lane is looked at while a micro-batch runs. A look costs a few microseconds."""
+LOOK_S = 0.01
+"""How often the lane is looked at while a micro-batch runs, should nobody tell that it has changed."""
 
 
 @dataclass(slots=True)
@@ -40,12 +41,13 @@ class Interrupter:
         self._running: _Running | None = None
         self._demanded_at: float | None = None
         self._over = False
-        self._begun = threading.Event()
+        self._sleeps = False
+        self._told = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._over = False
-        self._begun.clear()
+        self._told.clear()
         self._thread = threading.Thread(target=self._look_on, name="interrupter", daemon=True)
         self._thread.start()
         return self
@@ -54,15 +56,17 @@ class Interrupter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._over = True
-        self._begun.set()
+        self._told.set()
+        if self._thread is not None:
+            self._thread.join()
 
     @contextmanager
     def running(self, engine: Engine, expected_s: float) -> Generator[None]:
         """Around each micro-batch."""
         with self._lock:
             self._running = _Running(engine, time.monotonic(), expected_s)
-        if not self._begun.is_set():
-            self._begun.set()
+        if self._sleeps:
+            self._told.set()
         try:
             yield
         finally:
@@ -74,28 +78,40 @@ class Interrupter:
         with self._lock:
             self._demanded_at = time.monotonic()
 
-    def _look_on(self) -> None:
-        idle = 0
-        while not self._over:
-            if idle > 1:
-                # Between micro-batches for a while: nothing to look at, so take no time from live traffic.
-                self._begun.clear()
-                if self._running is None:
-                    self._begun.wait()
-                idle = 0
-            time.sleep(LOOK_S)
-            with self._lock:
-                running = self._running
-                if running is None:
-                    idle += 1
-                    continue
-                idle = 0
-                if not running.told and self._is_due(running, time.monotonic()):
-                    running.told = True
-                    running.engine.interrupt()
+    def look(self) -> None:
+        """The lane has changed; from any thread."""
+        self._told.set()
 
-    def _is_due(self, running: _Running, now: float) -> bool:
-        if self._demanded_at is not None and now >= max(self._demanded_at, running.started) + self._bound_s:
-            return True
+    def _look_on(self) -> None:
+        wait_s: float | None = LOOK_S
+        while not self._over:
+            self._sleeps = wait_s is None
+            # Checked once more, in case it began just before that was said.
+            self._told.wait(LOOK_S if self._sleeps and self._running is not None else wait_s)
+            self._told.clear()
+            self._sleeps = False
+            wait_s = self._look()
+
+    def _look(self) -> float | None:
+        """Interrupt what is due; returns how long to sleep at most, None while nothing runs."""
+        with self._lock:
+            running = self._running
+            if running is None:
+                return None
+            now = time.monotonic()
+            if running.told:
+                return LOOK_S
+            due = self._due(running, now)
+            if due > now:
+                return min(LOOK_S, due - now)
+            running.told = True
+            running.engine.interrupt()
+            return LOOK_S
+
+    def _due(self, running: _Running, now: float) -> float:
+        """When the micro-batch that runs is to be interrupted (monotonic seconds)."""
+        demanded = math.inf
+        if self._demanded_at is not None:
+            demanded = max(self._demanded_at, running.started) + self._bound_s
         due = self._interrupt_at(running.started, running.expected_s, now)
-        return due is not None and now >= due
+        return demanded if due is None else min(demanded, due)

@@ -36,7 +36,8 @@ from .watch import Watch
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.005
+_LOOK_S = 0.1
+"""While it waits; changes of the lane, of the job and of our turn are told by `wake`."""
 """How often the lane is looked at while work stands still."""
 
 Result = Literal["ended", "continued", "handed_back", "taken_over", "paused", "dropped"]
@@ -113,6 +114,7 @@ class Runner:
         self._changed.set()
         if self._stopping:
             self._interrupter.demand()
+        self._interrupter.look()
 
     def suspend(self) -> None:
         """Release the engines' memory, if the pool says so and the lane is held for long; from any thread."""

@@ -16,11 +16,13 @@ from typing import Self
 
 from ...jobs.settings import Settings
 from ...storage.errors import LaneError
+from .bell import Bell
 from .record import SIZE
 
 SUFFIX = ".lane"
 _ROSTER = "roster"
 _COUNT = struct.Struct("<Q")
+_BELL_AT = _COUNT.size
 
 
 class LanePlace:
@@ -113,6 +115,25 @@ class PoolPlace:
             return os.path.samestat(os.fstat(descriptor), self.roster.stat())
         except FileNotFoundError:
             return False
+
+    def bell(self, descriptor: int | None = None) -> Bell:
+        """The bell of this pool, in its roster (which may be open already): rung at each change of a source's word."""
+        if descriptor is not None:
+            return Bell(descriptor, _BELL_AT)
+        with self.changing(), explained(self.roster):
+            descriptor = os.open(self.roster, os.O_RDWR)
+            try:
+                return Bell(descriptor, _BELL_AT)
+            finally:
+                os.close(descriptor)
+
+    def has(self, bell: Bell) -> bool:
+        """Whether it is the bell of the roster that is there now."""
+        try:
+            found = self.roster.stat()
+        except OSError:
+            return False
+        return bell.file == (found.st_dev, found.st_ino)
 
     def maps(self) -> list[Path]:
         """The maps that are there, by name."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...storage.errors import LaneError
+from .bell import Bell
 from .page import Page, map_page
 from .place import LanePlace, boot_id, explained, owner_lives
 from .reading import NO_FIGURES, Figures, Reading, strictest
@@ -112,6 +113,7 @@ class LaneReader:
         self._look_at = -math.inf
         self._scanned = -1
         self._roster_is: os.stat_result
+        self._bell: Bell
         self._roster: memoryview[int]
         self._newly_lost: list[str] = []
         self.losses = 0
@@ -138,6 +140,18 @@ class LaneReader:
                 return Reading("hold", 0.0, str(error), "lane", self._clock(), is_lost=True)
         self._tell_losses()
         return known.reading
+
+    @property
+    def rung(self) -> int:
+        """For `wait`; to be taken before the reading that may change."""
+        return self._bell.rung
+
+    def wait(self, rung: int, timeout_s: float) -> None:
+        """Return when a source has changed its word since, or after so many seconds; now and then for nothing.
+
+        A hold that ends by itself, and a source that falls silent, are no change.
+        """
+        self._bell.wait(rung, timeout_s)
 
     def sources(self) -> list[SourceState]:
         """All sources, for people."""
@@ -291,6 +305,7 @@ class LaneReader:
                 if self._roster_is.st_size != SIZE:
                     raise LaneError(f"The lane roster {self._pool.roster} is being made anew. It is read again soon.")
                 self._roster = memoryview(mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ)).cast("Q")
+                self._bell = self._pool.bell(descriptor)
             finally:
                 os.close(descriptor)
 

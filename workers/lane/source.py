@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...storage.errors import LaneError
+from .bell import Bell
 from .ending import at_end
 from .page import Page, map_page
 from .place import SUFFIX, LanePlace, boot_id, owner_lives
@@ -72,6 +73,7 @@ class Source:
         now = clock_ns()
         self._word = word or Word("clear", 1.0, "no live request", now, now)
         self._closed = False
+        self._bell: Bell
         self._memory: mmap.mmap
         self._page: Page
         self._path: Path
@@ -121,6 +123,7 @@ class Source:
         with self._lock:
             self._write(word, word.figures)
         if changed:
+            self._bell.ring()
             self._tell_others()
 
     def beat(self) -> None:
@@ -141,6 +144,7 @@ class Source:
             self._word = _at(self._word, "closed", self._clock_ns(), NO_FIGURES)
             self._page.write(self._word)
             self._closed = True
+        self._bell.ring()
         try:
             self._tell_others()
             with self._place.pool(self.pool).changing():
@@ -150,7 +154,10 @@ class Source:
             self._let_go()
 
     def check(self) -> None:
-        """Put the map back if somebody removed it."""
+        """Put the map back if somebody removed it, and follow a roster that was made anew."""
+        pool = self._place.pool(self.pool)
+        if not pool.has(self._bell):
+            self._bell = pool.bell()
         with self._lock:
             if not self._closed and not self._is_there():
                 log.warning("the lane map %s was removed; it is made again", self._path)
@@ -176,6 +183,7 @@ class Source:
             before = self._word
             since = before.since_ns if before.state == state and _holds(before, now) else now
             self._write(Word(state, headroom, reason, now, since, until, before.figures), before.figures)
+        self._bell.ring()
         self._tell_others()
 
     def _write(self, word: Word, figures: Figures) -> None:
@@ -190,6 +198,7 @@ class Source:
 
     def _join(self) -> None:
         pool = self._place.pool(self.pool)
+        self._bell = pool.bell()
         stem = self._header.name + (f"@{self.device}" if self.device else "")
         stem += f"~{self._header.host}" if self._header.host else ""
         with pool.changing():
@@ -200,6 +209,7 @@ class Source:
             path = dead[0] if dead else next(path for path in free if path not in taken)
             self._descriptor = pool.create(path, self._fill)
             self._path = path
+        self._bell.ring()
 
     def _fill(self, descriptor: int) -> None:
         os.pwrite(descriptor, pack_header(self._header), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from ...jobs.settings import Settings
@@ -11,13 +12,15 @@ from .place import LanePlace
 from .reader import LaneReader, log_loss
 from .reading import Reading, strictest
 
+_LISTEN_S = 1.0
+
 
 class WorkerLane:
     """A pool's lane, as its workers on this host see it.
 
     Args:
         device: the worker's accelerator; "" heeds those of all.
-        on_change: called, from a background thread, after the operator's hold changed.
+        on_change: called, from a background thread, after a source or the operator said something else.
         on_lost: called with a source's name each time one fell silent without goodbye.
 
     Raises:
@@ -41,6 +44,8 @@ class WorkerLane:
             if on_lost is not None:
                 on_lost(name)
 
+        self._on_change = on_change
+        self._over = False
         self._operator = OperatorLane(store, pool, on_change=on_change)
         self.reader = LaneReader(
             LanePlace.of(settings),
@@ -53,8 +58,11 @@ class WorkerLane:
     def start(self) -> None:
         """Begin to follow; returns after the first look, so that no work starts on a lane that is held."""
         self._operator.start()
+        if self._on_change is not None:
+            threading.Thread(target=self._listen, args=(self._on_change,), name="lane-bell", daemon=True).start()
 
     def stop(self) -> None:
+        self._over = True
         self._operator.stop()
 
     def reading(self) -> Reading:
@@ -63,3 +71,11 @@ class WorkerLane:
         if operator.signal == "clear":
             return self.reader.reading()
         return strictest((operator, self.reader.reading()))
+
+    def _listen(self, on_change: Callable[[], None]) -> None:
+        rung = self.reader.rung
+        while not self._over:
+            self.reader.wait(rung, _LISTEN_S)
+            if self.reader.rung != rung:
+                rung = self.reader.rung
+                on_change()
