@@ -66,7 +66,7 @@ def write(name: str, found: Mapping[str, Any]) -> Path:
 
 
 def bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *, unit: str, log: bool = False) -> None:
-    """Draw groups of bars (group → label → value) as PNG."""
+    """Draw groups of bars (group → label → value) as PNG; with `log` those that span more than a tenfold so."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -81,7 +81,7 @@ def bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *, un
         axis.set_title(group, fontsize=10)
         axis.tick_params(axis="x", rotation=35, labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        if log:
+        if log and max(values.values()) > 10 * min(values.values()) > 0:
             axis.set_yscale("log")
     axes[0][0].set_ylabel(unit)
     figure.suptitle(title, fontsize=11)
