@@ -15,6 +15,9 @@ from types import FrameType
 from ..jobs.controller import Controller
 from ..jobs.settings import Settings
 from ..jobs.triggers.folder import FolderTrigger
+from ..storage.errors import LaneError
+from .lane.place import LanePlace
+from .lane.reader import LaneReader
 from .serve import GRACE_S
 
 log = logging.getLogger(__name__)
@@ -22,12 +25,16 @@ log = logging.getLogger(__name__)
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.2, 30.0
 _SETTLED_S = 30.0
 """A worker that lived so long has started well: its next restart is at once."""
+_HELD_MOST_S = 10.0
+"""A process that starts takes a core for a second or two, so it waits for a quiet moment; but not longer than this, or
+nobody would see that there is a worker."""
 
 
 @dataclass(slots=True)
 class _Child:
     what: str
     command: Sequence[str]
+    pool: str
     process: subprocess.Popen[bytes]
     started: float
     pause: float = _PAUSE_FIRST_S
@@ -42,6 +49,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._signals = 0
         self._children: list[_Child] = []
+        self._lanes: dict[str, LaneReader] = {}
 
     def run(self, *, ready: Callable[[], None] | None = None) -> int:
         """Run until SIGTERM or SIGINT; then let workers park and leave. A second SIGINT kills them."""
@@ -55,7 +63,7 @@ class Supervisor:
         for thread in threads:
             thread.start()
         try:
-            self._children = [self._start(what, command) for what, command in _parts(self.settings)]
+            self._children = [self._start(*part) for part in _parts(self.settings)]
             if ready is not None:
                 ready()
             while not self._stop.wait(0.2):
@@ -73,22 +81,22 @@ class Supervisor:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _start(self, what: str, command: Sequence[str]) -> _Child:
+    def _start(self, what: str, command: Sequence[str], pool: str) -> _Child:
         process = subprocess.Popen(  # noqa: S603 - our own command
             list(command),
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches us alone, and we tell them
         )
         log.info("%s: process %d", what, process.pid)
-        return _Child(what, command, process, time.monotonic())
+        return _Child(what, command, pool, process, time.monotonic())
 
     def _tend(self, child: _Child) -> _Child:
         """The child, or the one that takes its place."""
         now = time.monotonic()
         if child.restart_at is not None:
-            if now < child.restart_at:
+            if now < child.restart_at or (now < child.restart_at + _HELD_MOST_S and self._is_held(child.pool)):
                 return child
-            fresh = self._start(child.what, child.command)
+            fresh = self._start(child.what, child.command, child.pool)
             fresh.pause = child.pause
             return fresh
         status = child.process.poll()
@@ -100,6 +108,20 @@ class Supervisor:
         child.restart_at = now + child.pause
         child.pause = min(_PAUSE_MOST_S, child.pause * 2)
         return child
+
+    def _is_held(self, pool: str) -> bool:
+        """Whether live traffic holds a worker's pool."""
+        if not pool:
+            return False
+        try:
+            if pool not in self._lanes:
+                timeout_s = self.settings.pool(pool).signal_loss_timeout_s
+                place = LanePlace.of(self.settings)
+                self._lanes[pool] = LaneReader(place, pool, signal_loss_timeout_s=timeout_s, on_lost=lambda name: None)
+        except LaneError as error:
+            log.warning("a worker starts without a look at the lane: %s", error)
+            return False
+        return self._lanes[pool].reading().signal == "hold"
 
     def _drain(self) -> None:
         running = [child.process for child in self._children if child.process.poll() is None]
@@ -124,18 +146,21 @@ class Supervisor:
         self._stop.set()
 
 
-def _parts(settings: Settings) -> Iterator[tuple[str, Sequence[str]]]:
-    """What runs in a process of its own, and how it is started; each ends when its standard input closes."""
+def _parts(settings: Settings) -> Iterator[tuple[str, Sequence[str], str]]:
+    """What runs in a process of its own, how it is started, and for which pool it works ("" for none).
+
+    Each ends when its standard input closes.
+    """
     holdshort = (sys.executable, "-m", "holdshort.cli")
     for name, pool in settings.pools.items():
         if not pool.devices:
-            yield f"worker of pool {name}", (*holdshort, "worker", name, "--with-parent")
+            yield f"worker of pool {name}", (*holdshort, "worker", name, "--with-parent"), name
         for place, device in enumerate(pool.devices):
             metrics = ("--metrics", _next_port(pool.metrics, place)) if pool.metrics else ()
             command = (*holdshort, "worker", name, "--device", device, *metrics, "--with-parent")
-            yield f"worker of pool {name} for device {device}", command
+            yield f"worker of pool {name} for device {device}", command, name
     if settings.gateway is not None:
-        yield "gateway", (*holdshort, "gateway", "--with-parent")
+        yield "gateway", (*holdshort, "gateway", "--with-parent"), ""
 
 
 def _next_port(address: str, place: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from holdshort.jobs import Client, Settings
 from holdshort.jobs.settings import PoolSettings
+from holdshort.workers.lane.opening import open_sources
 from support.brokers import EmbeddedBroker
 from support.commands import Commands
 from support.holdshort import Process, Processes, settings_for
@@ -69,6 +70,24 @@ def test_up_serves_what_is_dropped_replaces_a_killed_worker_and_leaves_nothing_b
     assert up.wait(timeout=40) == 0
     assert not [child for child in children if child.is_running()]
     assert "Traceback" not in up.text()
+
+
+def test_a_killed_worker_is_replaced_in_a_quiet_moment_of_its_lane(up: Process, settings: Settings) -> None:
+    (source,) = open_sources(settings, "gateway", pools=["embed"])
+    try:
+        source.hold("a live request")
+        killed = _workers(up)["embed"]
+        killed.kill()
+        eventually(lambda: "a new one starts in" in up.text(), what="its end is seen")
+        # The other pool's lane is clear: its worker, which is killed later, comes back first.
+        other = _workers(up)["more"]
+        other.kill()
+        eventually(lambda: (new := _workers(up).get("more")) and new.pid != other.pid, timeout=30, what="a new one")
+        assert "embed" not in _workers(up)
+        source.clear()
+        eventually(lambda: (new := _workers(up).get("embed")) and new.pid != killed.pid, timeout=30, what="a new one")
+    finally:
+        source.close()
 
 
 def test_workers_do_not_outlive_an_up_that_was_killed(up: Process) -> None:

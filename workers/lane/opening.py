@@ -50,7 +50,7 @@ def open_sources(settings: Settings, name: str, *, pools: Sequence[str] = (), de
 def live(name: str = "live", *, pool: str | None = None, device: str = "") -> Live:
     """Around each live request of a server of your own: batch work on the pool holds meanwhile.
 
-    Cheap enough for each request (about 10 µs), safe between threads and tasks, and may be nested. The first use reads
+    Cheap enough for each request (about 16 µs), safe between threads and tasks, and may be nested. The first use reads
     the settings and opens the source, which takes milliseconds. A forked process opens one of its own at its first
     request, also where it goes on using what its parent got from here.
 
