@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from ...jobs.rows import Row, RowError
-from ...profiles import CHECKPOINT
+from ...profiles import CHECKPOINT, resolve
 from ...storage.checkpoints import Sum, file_path, source_of, version_of
 from ...storage.errors import Interrupted, StoreUnavailable
 from ...storage.store import Store
@@ -18,6 +18,7 @@ from .protocol import BaseEngine, EngineInfo, Unit
 log = logging.getLogger(__name__)
 
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
+_PART_BYTES = resolve(CHECKPOINT).access.part_bytes
 
 
 class CheckpointCopy(BaseEngine):
@@ -88,7 +89,7 @@ class CheckpointCopy(BaseEngine):
     def _parts(self, fs: Any, source: str, sums: Sum) -> Iterator[bytes]:
         # One pass: what is written is what was summed up.
         with fs.open(source, "rb") as file:
-            while part := cast("bytes", file.read(CHECKPOINT.part_bytes)):
+            while part := cast("bytes", file.read(_PART_BYTES)):
                 if self._interrupted.is_set():
                     raise Interrupted(f"the copy of {source} was interrupted")
                 sums.add(part)
