@@ -26,10 +26,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.sources import TomlConfigSettingsSource
 
 from ..storage.errors import SettingsError, UnknownPool
+from ..storage.settings import config_file, profiles_of
 from .broker import embedded
 from .spec import Name
-
-FILE = "holdshort.toml"
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -183,6 +182,15 @@ class Settings(BaseSettings):
     trace_folder: Path | None = None
     """Where workers write down each micro-batch and hold, one JSON line each, for looking at later."""
 
+    profiles: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    """Access profiles of your own: a named one with some other values (holdshort.profiles.Access)."""
+
+    @field_validator("profiles")
+    @classmethod
+    def _are_profiles(cls, table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        profiles_of(table, origin="holdshort.toml")
+        return table
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -243,20 +251,6 @@ class _File(TomlConfigSettingsSource):
             if isinstance(watch, dict) and isinstance(path := cast("dict[str, Any]", watch).get("folder"), str):
                 watch["folder"] = str(folder / Path(path).expanduser())
         return found
-
-
-def config_file() -> Path | None:
-    """The file in use: $HOLDSHORT_CONFIG, ./holdshort.toml, or the one in the user's configuration folder."""
-    named = os.environ.get("HOLDSHORT_CONFIG")
-    if named:
-        path = Path(named)
-        if not path.is_file():
-            raise SettingsError(f"HOLDSHORT_CONFIG names {path}, which is no file.")
-        return path
-    for folder in (Path(), Path(platformdirs.user_config_dir("holdshort", appauthor=False))):
-        if (folder / FILE).is_file():
-            return (folder / FILE).absolute()
-    return None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@
     │   │   └── StoreFull         no space left
     │   ├── ObjectNotFound
     │   ├── StoreRefused          this store can't keep the promises
+    │   ├── ObjectChanged         it was replaced while it was read
     │   └── Corrupt               bytes are not what was written
     ├── SettingsError             configuration
     ├── RefusedJob                a job that can't be accepted as it stands
@@ -56,6 +57,17 @@ class StoreRefused(StoreError):
 
 class Corrupt(StoreError):
     """Raised when stored bytes do not match their checksum or format."""
+
+
+class ObjectChanged(StoreError):
+    """Raised when an object was replaced or removed while it was read; nothing of the new content was handed out.
+
+    Args:
+        path: the object.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} was replaced or removed while it was read. Open it again to read what is there now.")
 
 
 class SettingsError(HoldshortError):

@@ -1,0 +1,1 @@
+"""The read path: ranges of remote objects, many at once, into memory that is used again."""

@@ -1,0 +1,172 @@
+"""Requests of this process: many at once, but no more than pay."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .buffers import Buffers
+from .origin import Abandoned, Origin, Version
+from .pace import Pace
+
+_URGENT, _AHEAD = 0, 1
+_IDLE_S = 10.0
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was moved so far."""
+
+    requests: int = 0
+    fetched_bytes: int = 0
+
+
+@dataclass(order=True, slots=True)
+class _Task:
+    order: tuple[int, int]
+    run: Callable[[], int] = field(compare=False)
+
+
+class Fetcher:
+    """Runs requests to one store in threads of its own, those that somebody waits for first.
+
+    Args:
+        origin: makes the way to the store, told what to call when that says that it is too much.
+        connections: requests at once, at most; how many of them pay is found on line.
+    """
+
+    def __init__(self, origin: Callable[[Callable[[], None]], Origin], buffers: Buffers, *, connections: int) -> None:
+        self.origin = origin(self.refused)
+        self.buffers = buffers
+        self.traffic = Traffic()
+        self.pace = Pace(connections)
+        self._news = threading.Condition()
+        self._waiting: list[_Task] = []
+        self._numbers = itertools.count()
+        self._in_flight = 0
+        self._idle = 0
+        self._threads = 0
+
+    def refused(self) -> None:
+        """The store said that it is too much."""
+        with self._news:
+            self.pace.refused(time.monotonic())
+
+    def submit(self, run: Callable[[], int], *, is_ahead: bool = False) -> None:
+        """Run a request when it is its turn; it returns how many bytes it has brought, and raises nothing."""
+        with self._news:
+            heapq.heappush(self._waiting, _Task((_AHEAD if is_ahead else _URGENT, next(self._numbers)), run))
+            if self._idle:
+                self._news.notify()
+            if len(self._waiting) > self._idle and self._threads < self.pace.limit:
+                self._start()
+
+    def fill(self, path: str, version: Version, pieces: Sequence[tuple[int, memoryview]]) -> None:
+        """Fetch ranges into memory, at once, and return when all are there.
+
+        Args:
+            pieces: (start, where to).
+
+        Raises:
+            StoreError: what the first that failed raised; the others have ended by then.
+        """
+        if not pieces:
+            return
+        if len(pieces) == 1:
+            # No thread has to wake up for it.
+            start, into = pieces[0]
+            self.origin.read_into(path, version, start, into, lambda _: None)
+            self._count(len(into))
+            return
+        left = len(pieces)
+        failed: list[Exception] = []
+        done = threading.Event()
+        lock = threading.Lock()
+
+        def give_up(_: int) -> None:
+            if failed:
+                raise Abandoned
+
+        def one(start: int, into: memoryview) -> int:
+            nonlocal left
+            got = 0
+            try:
+                if not failed:
+                    self.origin.read_into(path, version, start, into, give_up)
+                    got = len(into)
+            except Abandoned:
+                pass
+            except Exception as error:  # noqa: BLE001 - whoever waits raises it
+                failed.append(error)
+            with lock:
+                left -= 1
+                if left == 0:
+                    done.set()
+            return got
+
+        for start, into in pieces:
+            self.submit(lambda start=start, into=into: one(start, into))
+        done.wait()
+        if failed:
+            raise failed[0]
+
+    def each(self, tasks: Sequence[Callable[[], int]]) -> None:
+        """Run many small requests, and return when all have ended; they raise nothing."""
+        left = len(tasks)
+        done = threading.Event()
+        lock = threading.Lock()
+
+        def one(task: Callable[[], int]) -> int:
+            nonlocal left
+            try:
+                return task()
+            finally:
+                with lock:
+                    left -= 1
+                    if left == 0:
+                        done.set()
+
+        for task in tasks:
+            self.submit(lambda task=task: one(task))
+        if tasks:
+            done.wait()
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _count(self, got: int) -> None:
+        with self._news:
+            self.traffic.requests += 1
+            self.traffic.fetched_bytes += got
+
+    def _start(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, name="holdshort-fetch", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._news:
+                while not self._waiting or self._in_flight >= self.pace.limit:
+                    self._idle += 1
+                    woken = self._news.wait(_IDLE_S)
+                    self._idle -= 1
+                    if not woken and not self._waiting:
+                        self._threads -= 1
+                        return
+                task = heapq.heappop(self._waiting)
+                self._in_flight += 1
+            got = task.run()
+            del task  # or it would keep the reader's memory until the next one comes
+            with self._news:
+                self._in_flight -= 1
+                self.traffic.requests += 1
+                self.traffic.fetched_bytes += got
+                self.pace.ended(got, time.monotonic(), in_flight=self._in_flight, waiting=len(self._waiting))
+                if self._waiting:
+                    if self._idle:
+                        self._news.notify()
+                    if self._threads < self.pace.limit:
+                        self._start()

@@ -1,0 +1,216 @@
+"""A remote object as a file that is read: in order as fast as the store allows, at random exactly."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ...profiles.access import Access
+from .ahead import ReadAhead
+from .buffers import filled
+from .fetching import Fetcher
+from .origin import Version
+from .ranges import parts
+from .window import Window
+
+_LINES_BYTES = 256 * 1024
+
+
+class ObjectFile(io.BufferedIOBase):
+    """One open object. Its content is that of one version, whatever happens to the object meanwhile.
+
+    Args:
+        head: its first bytes, which came with the version.
+        close: called once, when it is closed.
+
+    Attributes:
+        size: in bytes.
+        reads: how many there were.
+        on_read: told each read, its start and its length; may return values that count from now on.
+
+    Every read may raise ObjectChanged or StoreUnavailable.
+    """
+
+    mode = "rb"
+
+    def __init__(
+        self, fetcher: Fetcher, path: str, version: Version, head: bytes, access: Access, *, fs: Any = None
+    ) -> None:
+        self.path = self.full_name = path
+        self.name = path
+        self.fs = fs
+        self.size = version.size
+        self.version = version
+        self.reads = 0
+        self.on_read: Callable[[ObjectFile, int, int], Access | None] | None = None
+        self.blocksize = access.part_bytes
+        self._fetcher = fetcher
+        self._access: Access = access
+        self._head = head
+        self._ahead = ReadAhead(access, version.size)
+        self._window = Window(fetcher, path, version, access.part_bytes)
+        self._lock = threading.Lock()
+        self._position = 0
+        self._lines: io.BufferedReader | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position if self._lines is None else self._lines.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._check_open()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.size}.get(whence)
+        if base is None:
+            raise ValueError(f"whence is {whence}; it has to be 0, 1 or 2")
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}, before the beginning of {self.path}")
+        self._lines = None
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        position = self._leave_lines()
+        left = max(0, self.size - position)
+        length = left if size is None or size < 0 else min(size, left)
+        if 0 < length <= self._access.part_bytes and (found := self._take(position, length)) is not None:
+            self._position = position + length
+            return found
+        return filled(length, lambda into: self._read_all(into, position))
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self.read(_LINES_BYTES if size < 0 else size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        position = self._leave_lines()
+        view = memoryview(buffer).cast("B")
+        length = min(len(view), max(0, self.size - position))
+        self._read_all(view[:length], position)
+        return length
+
+    def readinto1(self, buffer: Any, /) -> int:
+        return self.readinto(buffer)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self._check_open()
+        if self._lines is None:
+            # In C, over chunks of ours: line by line would be a call of ours for each.
+            self._lines = io.BufferedReader(_Chunks(self._read_at, self._position, self.size), _LINES_BYTES)
+        return self._lines.readline(-1 if size is None else size)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._window.clear()
+        super().close()
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError(f"{self.path} is closed")
+
+    def _leave_lines(self) -> int:
+        self._check_open()
+        if self._lines is not None:
+            self._position, self._lines = self._lines.tell(), None
+        return self._position
+
+    def _read_all(self, into: memoryview, position: int) -> None:
+        self._read_at(position, into)
+        self._position = position + len(into)
+
+    def _take(self, position: int, length: int) -> bytes | None:
+        """Bytes that one part holds all of, without a buffer in between; the usual case of reading in order."""
+        with self._lock:
+            part = self._window.part_with(position, length)
+            if part is None or position < len(self._head):
+                return None
+            self._ahead_of(position, length, position)
+            if self._ahead.is_random:
+                return None
+            found = part.take(position, length)
+            self._window.pass_by(position + length)
+            self.reads += 1
+        self._tell(position, length)
+        return found
+
+    def _read_at(self, position: int, into: memoryview) -> None:
+        with self._lock:
+            got = 0
+            if position < len(self._head):
+                got = min(len(into), len(self._head) - position)
+                into[:got] = self._head[position : position + got]
+            self._ahead_of(position, len(into), position + got)
+            while got < len(into):
+                at = position + got
+                if self._window.holds(at):
+                    got += self._window.read(at, into[got:])
+                else:
+                    got += self._direct(at, into[got:])
+            self._window.pass_by(position + got)
+            self.reads += 1
+        self._tell(position, len(into))
+
+    def _ahead_of(self, position: int, length: int, missing_from: int) -> None:
+        """Begin to fetch what this read, and probably the next ones, want."""
+        until = self._ahead.read(position, length)
+        if self._ahead.is_random:
+            self._window.clear()
+            return
+        if not self._window.holds(missing_from):
+            self._window.clear()
+        end = position + length
+        if missing_from < end - 2 * self._access.part_bytes and not self._window.holds(missing_from):
+            return  # so much goes straight to where it is wanted
+        if until > missing_from:
+            self._window.extend(missing_from, until)
+
+    def _tell(self, position: int, length: int) -> None:
+        access = None if self.on_read is None else self.on_read(self, position, length)
+        if access is not None and access != self._access:
+            with self._lock:
+                self._access = access
+                self._ahead = self._ahead.under(access)
+
+    def _direct(self, at: int, into: memoryview) -> int:
+        """Fetch straight into the reader's memory, in parts at once."""
+        end = at + len(into)
+        pieces = [(start, into[start - at : stop - at]) for start, stop in parts(at, end, self._access.part_bytes)]
+        self._fetcher.fill(self.path, self.version, pieces)
+        return len(into)
+
+
+class _Chunks(io.RawIOBase):
+    """The rest of a file from a position on, for a buffer that cuts lines."""
+
+    def __init__(self, read_at: Callable[[int, memoryview], None], position: int, size: int) -> None:
+        self._read_at = read_at
+        self._position = position
+        self._size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        length = max(0, min(len(view), self._size - self._position))
+        self._read_at(self._position, view[:length])
+        self._position += length
+        return length

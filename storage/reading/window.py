@@ -1,0 +1,172 @@
+"""What one open file has fetched ahead: parts in order, read while they still come in."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import deque
+
+from .buffers import Buffers
+from .fetching import Fetcher
+from .origin import Abandoned, Version
+
+
+class Part:
+    """A range that is on its way into a buffer."""
+
+    def __init__(self, start: int, end: int, buffer: mmap.mmap, buffers: Buffers) -> None:
+        self.start = start
+        self.end = end
+        self._buffer = buffer
+        self._buffers = buffers
+        self._view = memoryview(buffer)
+        self._news = threading.Condition()
+        self._came = 0
+        self._is_over = False
+        self._is_dropped = False
+        self._error: Exception | None = None
+        self._wanted = -1
+
+    def fetch(self, fetcher: Fetcher, path: str, version: Version) -> int:
+        """Fetch it; returns how many bytes came. Whoever reads it gets what goes wrong."""
+        try:
+            if not self._is_dropped:
+                into = self._view[: self.end - self.start]
+                fetcher.origin.read_into(path, version, self.start, into, self._progress)
+        except Abandoned:
+            pass
+        except Exception as error:  # noqa: BLE001 - raised where it is read
+            self._error = error
+        with self._news:
+            self._is_over = True
+            self._news.notify_all()
+            if self._is_dropped:
+                self._give_back()
+        return self._came
+
+    def copy(self, start: int, into: memoryview) -> int:
+        """Copy what there is of the bytes from `start` on, having waited for the first of them; returns how many.
+
+        Raises:
+            StoreError: it could not be fetched.
+        """
+        at = start - self.start
+        wanted = min(len(into), self.end - start)
+        self._wait_for(at + wanted)
+        came = self._came - at
+        if came <= 0:
+            assert self._error is not None
+            raise self._error
+        length = min(wanted, came)
+        into[:length] = self._view[at : at + length]
+        return length
+
+    def take(self, start: int, length: int) -> bytes:
+        """So many bytes from `start` on, all of which are in this part. Raises StoreError."""
+        at = start - self.start
+        self._wait_for(at + length)
+        if self._came < at + length:
+            assert self._error is not None
+            raise self._error
+        return bytes(self._view[at : at + length])
+
+    def drop(self) -> None:
+        """Nobody wants it any more; what is still on its way is broken off."""
+        with self._news:
+            if not self._is_dropped:
+                self._is_dropped = True
+                if self._is_over:
+                    self._give_back()
+
+    def _wait_for(self, came: int) -> None:
+        """Wait until so many bytes have come, or no more will."""
+        if self._came >= came:
+            return
+        with self._news:
+            self._wanted = came
+            while self._came < came and not self._is_over:
+                self._news.wait()
+            self._wanted = -1
+
+    def _progress(self, came: int) -> None:
+        if self._is_dropped:
+            raise Abandoned
+        self._came = came
+        if 0 <= self._wanted <= came:
+            with self._news:
+                self._news.notify_all()
+
+    def _give_back(self) -> None:
+        self._view.release()
+        self._buffers.give_back(self._buffer)
+
+
+class Window:
+    """The parts around a file's position.
+
+    Args:
+        part_bytes: how large a part is at most.
+    """
+
+    def __init__(self, fetcher: Fetcher, path: str, version: Version, part_bytes: int) -> None:
+        self._fetcher = fetcher
+        self._path = path
+        self._version = version
+        self._part_bytes = part_bytes
+        self._parts: deque[Part] = deque()
+
+    @property
+    def end(self) -> int:
+        """Up to where parts are there or on their way; 0 without any."""
+        return self._parts[-1].end if self._parts else 0
+
+    def holds(self, position: int) -> bool:
+        """Whether the byte at a position is there or on its way."""
+        return any(part.start <= position < part.end for part in self._parts)
+
+    def extend(self, start: int, end: int) -> None:
+        """Fetch on up to `end`, from where it ends now, or from `start` when it is empty; as far as memory allows."""
+        begin = self.end or start
+        if not self._parts and end - begin <= self._part_bytes:
+            self._fetch(begin, end)
+            return
+        while begin < end:
+            last = min(begin + self._part_bytes, self._version.size)
+            # What is less than a part is better fetched with what comes next.
+            if last > end or not self._fetch(begin, last):
+                return
+            begin = last
+
+    def _fetch(self, start: int, end: int) -> bool:
+        buffer = self._fetcher.buffers.take(end - start)
+        if buffer is None:
+            return False
+        part = Part(start, end, buffer, self._fetcher.buffers)
+        is_ahead = bool(self._parts)
+        self._parts.append(part)
+        self._fetcher.submit(lambda: part.fetch(self._fetcher, self._path, self._version), is_ahead=is_ahead)
+        return True
+
+    def read(self, position: int, into: memoryview) -> int:
+        """Copy bytes from a position that it holds; returns how many."""
+        for part in self._parts:
+            if part.start <= position < part.end:
+                return part.copy(position, into)
+        return 0
+
+    def part_with(self, position: int, length: int) -> Part | None:
+        """The part that holds all of these bytes, if there is one."""
+        for part in self._parts:
+            if part.start <= position and position + length <= part.end:
+                return part
+        return None
+
+    def pass_by(self, position: int) -> None:
+        """Let go of all before a position."""
+        while self._parts and self._parts[0].end <= position:
+            self._parts.popleft().drop()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        while self._parts:
+            self._parts.popleft().drop()

@@ -1,0 +1,88 @@
+"""The configuration file, and what of it concerns storage: profiles of one's own."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import platformdirs
+
+from ..profiles import BUILT_IN, Profile, extension, resolve
+from .errors import SettingsError
+
+FILE = "holdshort.toml"
+_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def config_file() -> Path | None:
+    """The file in use: $HOLDSHORT_CONFIG, ./holdshort.toml, or the one in the user's configuration folder."""
+    named = os.environ.get("HOLDSHORT_CONFIG")
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            raise SettingsError(f"HOLDSHORT_CONFIG names {path}, which is no file.")
+        return path
+    for folder in (Path(), Path(platformdirs.user_config_dir("holdshort", appauthor=False))):
+        if (folder / FILE).is_file():
+            return (folder / FILE).absolute()
+    return None
+
+
+def known_profiles() -> Mapping[str, Profile]:
+    """The profiles that come with Holdshort, and those of the configuration file. Raises SettingsError."""
+    path = config_file()
+    if path is None:
+        return BUILT_IN
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("profiles", {})
+        own = profiles_of(table, origin=path.name)
+    except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    return MappingProxyType({**BUILT_IN, **own})
+
+
+def profiles_of(table: Any, *, origin: str) -> dict[str, Profile]:
+    """Profiles from `[profiles.NAME]` tables.
+
+    Raises:
+        ValueError: names the table and the key, and what it may be.
+    """
+    if not isinstance(table, dict):
+        raise ValueError("profiles has to hold tables, such as [profiles.mine]")
+    own: dict[str, Profile] = {}
+    for name, content in cast("dict[str, Any]", table).items():
+        where = f"profiles.{name}"
+        if not name.isidentifier() or name in BUILT_IN or name == "auto":
+            raise ValueError(f"{where}: a profile of your own needs a name of letters and digits that is not taken")
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} has to be a table")
+        values = cast("dict[str, Any]", content)
+        extends = values.get("extends")
+        if not isinstance(extends, str):
+            raise ValueError(f'{where} has to say which profile it changes, e.g. extends = "training"')
+        try:
+            given = {key: _amount(key, value) for key, value in values.items() if key != "extends"}
+            own[name] = extension(name, extends, given, origin=origin)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    for name, profile in own.items():
+        try:
+            resolve(profile, {**BUILT_IN, **own})
+        except ValueError as error:
+            raise ValueError(f"profiles.{name}: {error}") from error
+    return own
+
+
+def _amount(key: str, value: Any) -> Any:
+    """A size such as "64MiB" in bytes; everything else as it is."""
+    if not (isinstance(value, str) and key.endswith("_bytes")):
+        return value
+    for unit, factor in _UNITS.items():
+        number = value.removesuffix(unit).strip()
+        if value.endswith(unit) and number.replace(".", "", 1).isdigit():
+            return int(float(number) * factor)
+    raise ValueError(f"{key} is {value!r}; write a number of bytes, or one with a unit: {', '.join(_UNITS)}")

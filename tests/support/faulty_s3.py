@@ -1,0 +1,101 @@
+"""An S3 server of one object that fails as it is told: for what a real one does only on its worst days."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class FaultyS3:
+    """Serves `content` under every name; each GET takes the next fault that waits, if there is one.
+
+    Faults: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed" (the
+    object is another one from now on), "other range", "no range" (all of it, with status 200).
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.tag = '"first"'
+        self.faults: deque[str] = deque()
+        self.gets = 0
+        self.lock = threading.Lock()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """fsspec storage options for it."""
+        return {
+            "key": "key", "secret": "secret", "endpoint_url": self.endpoint,
+            "client_kwargs": {"region_name": "us-east-1"}, "skip_instance_cache": True,
+        }  # fmt: skip
+
+    @contextmanager
+    def serving(self) -> Iterator[FaultyS3]:
+        """While inside, it listens on a port of its own."""
+        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: Any) -> None:
+                return
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # a client that has what it wants may leave
+                    super().handle()
+
+            def do_GET(self) -> None:
+                with store.lock:
+                    store.gets += 1
+                    fault = store.faults.popleft() if store.faults else ""
+                    if fault == "changed":
+                        store.content, store.tag = bytes(reversed(store.content)), '"second"'
+                    content, tag = store.content, store.tag
+                if fault == "reset":
+                    self.close_connection = True
+                    return
+                if fault.isdigit():
+                    self._say(int(fault), b"<Error><Code>Said</Code></Error>")
+                    return
+                if self.headers.get("If-Match", tag) != tag:
+                    self._say(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                    return
+                span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                first, last = (int(span[1]), min(int(span[2]), len(content) - 1)) if span else (0, len(content) - 1)
+                if fault == "other range":
+                    first, last = first + 1, last + 1
+                headers = {"ETag": tag, "Content-Range": f"bytes {first}-{last}/{len(content)}"}
+                if fault == "no range":
+                    self._say(200, content, {"ETag": tag})
+                    return
+                self._say(206, content[first : last + 1], headers, cut=fault == "cut")
+
+            def _say(
+                self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
+            ) -> None:
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2] if cut else body)
+                self.close_connection = self.close_connection or cut
+
+        return Handler
