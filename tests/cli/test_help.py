@@ -16,7 +16,8 @@ from support.commands import Commands
 COMMANDS = [
     "submit", "jobs", "status", "results", "why", "cancel", "pause", "resume", "retry", "recover", "pools", "hold",
     "clear", "lane show", "lane dismiss", "models list", "models pull", "models path", "models serve", "chat",
-    "gateway", "probe", "up", "worker", "controller", "watch", "doctor", "demo", "checkpoint save", "checkpoint list",
+    "gateway", "probe", "up", "worker", "controller", "watch", "doctor", "demo", "profile list", "profile explain",
+        "checkpoint save", "checkpoint list",
     "checkpoint verify",
 ]  # fmt: skip
 
