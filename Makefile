@@ -22,6 +22,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/thrash.py
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/lane.py
+	$(BIN)/python benchmarks/storage.py
 
 .venv/.demo .venv/.test .venv/.dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

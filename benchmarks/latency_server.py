@@ -1,0 +1,127 @@
+"""An object store on loopback that is as slow as a far one: loopback alone hides all that matters for reads.
+
+    python benchmarks/latency_server.py FIRST_BYTE_MS MB_PER_S_PER_CONNECTION FILE
+
+It serves FILE under every name to S3 clients (path style, any credentials), with ranges, and prints its port. A GET of
+/__stats answers with {"requests", "bytes", "most_at_once"} since the last one. Keep FILE on a RAM disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_CHUNK = 256 * 1024
+_RANGE = re.compile(rb"range: *bytes=(\d+)-(\d*)", re.IGNORECASE)
+
+
+@dataclass
+class Stats:
+    """What was moved since it was asked for last."""
+
+    requests: int = 0
+    bytes: int = 0
+    most_at_once: int = 0
+    at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, length: int) -> None:
+        with self.lock:
+            self.requests += 1
+            self.bytes += length
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+
+    def end(self) -> None:
+        with self.lock:
+            self.at_once -= 1
+
+    def take(self) -> bytes:
+        with self.lock:
+            told = {"requests": self.requests, "bytes": self.bytes, "most_at_once": self.most_at_once}
+            self.requests = self.bytes = self.most_at_once = 0
+        return json.dumps(told).encode()
+
+
+def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, per_s: float, stats: Stats) -> None:
+    """Answer the requests of one connection."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    waiting = b""
+    with connection:
+        while True:
+            while b"\r\n\r\n" not in waiting:
+                more = connection.recv(65536)
+                if not more:
+                    return
+                waiting += more
+            head, waiting = waiting.split(b"\r\n\r\n", 1)
+            method, target, _ = head.split(b" ", 2)
+            if target == b"/__stats":
+                told = stats.take()
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told))
+                continue
+            time.sleep(first_byte_s)
+            answer(connection, method, _RANGE.search(head), file, size, per_s, stats)
+
+
+def answer(
+    connection: socket.socket,
+    method: bytes,
+    span: re.Match[bytes] | None,
+    file: int,
+    size: int,
+    per_s: float,
+    stats: Stats,
+) -> None:
+    """Send the file, or a range of it, no faster than one connection may."""
+    first, last, status, extra = 0, size - 1, b"200 OK", b""
+    if span is not None:
+        first, last = int(span[1]), min(int(span[2]), size - 1) if span[2] else size - 1
+        status, extra = b"206 Partial Content", b"Content-Range: bytes %d-%d/%d\r\n" % (first, last, size)
+    length = last - first + 1
+    connection.sendall(
+        b'HTTP/1.1 %b\r\nETag: "one"\r\nAccept-Ranges: bytes\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
+        b"%bContent-Length: %d\r\n\r\n" % (status, extra, length)
+    )
+    if method == b"HEAD":
+        return
+    stats.begin(length)
+    try:
+        sent, began = 0, time.perf_counter()
+        while sent < length:
+            sent += os.sendfile(connection.fileno(), file, first + sent, min(_CHUNK, length - sent))
+            early_s = sent / per_s - (time.perf_counter() - began)
+            if early_s > 0.002:
+                time.sleep(early_s)
+    finally:
+        stats.end()
+
+
+def main(first_byte_ms: str, mb_per_s: str, path: str) -> None:
+    """Listen until killed."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    file, size, stats = os.open(path, os.O_RDONLY), Path(path).stat().st_size, Stats()
+
+    def one(connection: socket.socket) -> None:
+        with suppress(OSError):  # the client may leave
+            serve(connection, file, size, float(first_byte_ms) / 1000, float(mb_per_s) * 1e6, stats)
+
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
