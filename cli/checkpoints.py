@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +25,7 @@ def _checked(name: str) -> str:
 
 Name = Annotated[str, typer.Argument(help="What the checkpoints belong to, e.g. a training run.", callback=_checked)]
 
-app = typer.Typer(no_args_is_help=True, help="Copy checkpoints into the store, list and verify them.")
+app = typer.Typer(no_args_is_help=True, help="Copy checkpoints into the store and back; list, verify and prune them.")
 
 
 @app.command()
@@ -93,3 +96,80 @@ def verify(
         raise typer.Exit(Exit.FAILED)
     if not json:
         say(f"step {step} of {name} is whole")
+
+
+@app.command()
+def restore(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="Where to; must not exist yet, or be empty.")],
+    step: Annotated[
+        int | None, typer.Option(help="Which step; by default the newest that is whole.", min=0, show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Copy a checkpoint out of the store; the folder appears once all files are there and verified.
+
+    Example: `holdshort checkpoint restore run-7 runs/7/resumed`
+    """
+    from ..jobs import Client
+    from ..storage.restoring import restore as restored
+    from .output import note, print_json, say
+
+    with Client() as client, _bar(f"restoring {name}", quiet=json) as progress:
+        found = restored(client.ledger.store, name, folder, step=step, progress=progress)
+    size_bytes = sum(file.size_bytes for file in found.manifest.files)
+    if json:
+        passed_over = [{"step": number, "problem": why} for number, why in found.passed_over]
+        print_json(
+            {"name": name, "step": found.manifest.step, "folder": str(found.folder), "files": len(found.manifest.files),
+             "bytes": size_bytes, "passed_over": passed_over}
+        )  # fmt: skip
+        return
+    for number, why in found.passed_over:
+        note(f"step {number} is not whole ({why}), so an older one was taken")
+    files = len(found.manifest.files)
+    say(f"step {found.manifest.step} of {name}: {files} files, {size_bytes:,} bytes in {found.folder}")
+
+
+@app.command()
+def prune(
+    name: Name,
+    keep_last: Annotated[int, typer.Option(help="Keep so many of the newest steps.", min=1)],
+    keep_every: Annotated[
+        int | None, typer.Option(help="Keep each step that is a multiple of this, too.", min=1, show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Remove old checkpoints from the store.
+
+    Example: `holdshort checkpoint prune run-7 --keep-last 3 --keep-every 1000`
+    """
+    from ..jobs import Client
+    from ..storage.restoring import prune as pruned
+    from .output import print_json, say
+
+    with Client() as client:
+        gone = pruned(client.ledger.store, name, keep_last=keep_last, keep_every=keep_every, really=not dry_run)
+    if json:
+        print_json({"name": name, "removed": gone, "dry_run": dry_run})
+    elif gone:
+        say(f"{'would remove' if dry_run else 'removed'} {len(gone)} steps of {name}: {', '.join(map(str, gone))}")
+    else:
+        say(f"no step of {name} is to go")
+
+
+@contextmanager
+def _bar(what: str, *, quiet: bool) -> Generator[Callable[[int, int], None]]:
+    """Progress in bytes on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        console=console, disable=quiet or not console.is_terminal, transient=True,
+    )  # fmt: skip
+    with bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
