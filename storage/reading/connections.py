@@ -8,6 +8,8 @@ import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
+from ..errors import SettingsError
+
 _CONNECT_S, _SILENT_S = 5.0, 15.0
 _BREAKS = (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 
@@ -21,12 +23,17 @@ class Connections:
 
     Args:
         origin: (scheme, host and port).
-        context: for https.
+        authorities: a file of certificates to trust for https instead of the system's; None: the system's.
     """
 
-    def __init__(self, origin: tuple[str, str], context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, origin: tuple[str, str], *, authorities: str | None = None) -> None:
         self._scheme, self._host = origin
-        self._context = context or (ssl.create_default_context() if self._scheme == "https" else None)
+        try:
+            self._context = ssl.create_default_context(cafile=authorities) if self._scheme == "https" else None
+        except OSError as error:  # of ssl, too
+            raise SettingsError(
+                f"AWS_CA_BUNDLE names {authorities}, which can't be used: {error.strerror or error}"
+            ) from error
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
         self._is_closed = False

@@ -7,6 +7,7 @@ all requests share, two copies of each byte) is left out: that is what bounds it
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import threading
@@ -21,6 +22,7 @@ from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from ..errors import ObjectChanged, StoreUnavailable
+from .any_file_system import AnyFileSystem
 from .connections import Broken, Connections
 from .origin import Progress, Version
 
@@ -34,7 +36,6 @@ _CHUNK_BYTES = 256 * 1024
 _TRIES = 6
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_EMPTY = re.compile(r"bytes \*/(\d+)")
 _PASSING = frozenset((408, 429, 500, 502, 503, 504))
 
 
@@ -66,6 +67,7 @@ class SignedS3:
         self._signers: dict[str, _Signer] = {}
         self._pools: dict[tuple[str, str], Connections] = {}
         self._urls: OrderedDict[str, tuple[float, _Signer, str]] = OrderedDict()
+        self._by_methods = AnyFileSystem(fs)
 
     @staticmethod
     def suits(fs: Any) -> bool:
@@ -78,13 +80,15 @@ class SignedS3:
         return not (client or config or encryption or through_proxy or fs.req_kw or fs.asynchronous)
 
     def first(self, path: str, length: int) -> tuple[Version, bytes]:
+        if not self._can_sign(path):
+            return self._by_methods.first(path, length)
         wanted = max(1, length)
 
         def once(_: int) -> tuple[Version, bytes]:
             with self._get(path, {"Range": f"bytes=0-{wanted - 1}"}) as answer:
-                if answer.status == 416 and (empty := _EMPTY.fullmatch(answer.headers.get("Content-Range", ""))):
+                if answer.status == 416:  # only an empty object has no first byte
                     answer.read()
-                    return Version(int(empty[1]), answer.headers.get("ETag", "")), b""
+                    return Version(0, answer.headers.get("ETag", "")), b""
                 self._check(answer, path, is_first=True)
                 version = Version(self._size(answer), answer.headers.get("ETag", ""))
                 data = bytearray(min(length, version.size))
@@ -96,6 +100,9 @@ class SignedS3:
         return self._patiently(path, once)
 
     def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
+        if not self._can_sign(path):
+            self._by_methods.read_into(path, version, start, into, progress)
+            return
         got = 0
 
         def once(_: int) -> None:
@@ -126,6 +133,11 @@ class SignedS3:
 
     # -- inside ------------------------------------------------------------------------------------------
 
+    def _can_sign(self, path: str) -> bool:
+        """Not for directory buckets, whose signatures differ, access points, and versions that a path names."""
+        bucket, _, version_id = self._fs.split_path(path)
+        return not (version_id or bucket.startswith("arn:") or bucket.endswith("--x-s3"))
+
     def _patiently(self, path: str, once: Callable[[int], Any]) -> Any:
         pause, tried = _PAUSE_FIRST_S, 0
         while True:
@@ -144,7 +156,8 @@ class SignedS3:
         with self._lock:
             pool = self._pools.get(signer.origin)
             if pool is None:
-                pool = self._pools[signer.origin] = Connections(signer.origin)
+                authorities = os.environ.get("AWS_CA_BUNDLE")  # as botocore does
+                pool = self._pools[signer.origin] = Connections(signer.origin, authorities=authorities)
         return pool.get(target, headers)
 
     def _check(self, answer: HTTPResponse, path: str, *, is_first: bool) -> None:

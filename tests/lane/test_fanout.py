@@ -82,7 +82,7 @@ def test_a_killed_source_holds_other_hosts_until_the_time_out_or_a_dismissal_or_
     announce_dismissal(here.settings, "embed", "gateway")
     for host in hosts:
         host.until(lambda r: r.signal == "clear")
-    assert all("1 dismissed" in relay.text() for relay in relays)
+    eventually(lambda: all("1 dismissed" in relay.text() for relay in relays), what="each relay says so")
 
     here.source().say("hold back again")
     there.until(lambda r: r.reason == "back again")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 import random
 import threading
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ from holdshort.storage.filesystem import ProfiledFileSystem, TrainingFileSystem
 from holdshort.storage.reading.any_file_system import AnyFileSystem
 from holdshort.storage.reading.buffers import Buffers
 from holdshort.storage.reading.reader import Reader
-from support.faulty_s3 import FaultyS3
+from holdshort.storage.reading.signed_s3 import SignedS3
+from support.faulty_s3 import CERTIFICATE, FaultyS3
+from support.reading import reads_right
 
 MIB = 2**20
 CONTENT = random.Random(11).randbytes(9 * MIB + 12345)
@@ -111,6 +112,23 @@ def test_objects_of_every_size_even_empty_ones(far: Far, size: int) -> None:
     assert fs.cat_file(path) == CONTENT[:size]
     assert fs.cat_file(path, start=-3) == CONTENT[:size][-3:]
     assert fs.cat_file(path, start=size + 5) == b""
+
+
+@pytest.mark.parametrize("name", ["a b+c%20d.bin", "ü ☃.bin", "q?x=1&y#z.bin", "~tilde/(x)'!*.bin", "name=1/day=2.bin"])
+def test_names_with_every_kind_of_sign(far: Far, name: str) -> None:
+    if far.kind == "local":
+        Path(far.folder, name).parent.mkdir(parents=True, exist_ok=True)
+    path = far.put(name, CONTENT[:400_000])
+    assert far.with_profile().cat_file(path, start=300_000) == CONTENT[300_000:400_000]
+
+
+def test_a_version_that_the_path_names_is_left_to_the_file_system(s3_server: Any) -> None:
+    fs = fsspec.filesystem("s3", skip_instance_cache=True, version_aware=True, **s3_server.options)
+    origin = SignedS3(fs, lambda: None)
+    assert origin._can_sign("bucket/key")
+    assert not origin._can_sign("bucket/key?versionId=7")
+    assert not origin._can_sign("arn:aws:s3:us-west-2:123456789012:accesspoint/mine/key")
+    assert not origin._can_sign("data--use1-az4--x-s3/key")
 
 
 def test_text_lines_and_tables_are_read_through_the_prefix(far: Far, tmp_path: Path) -> None:
@@ -221,12 +239,6 @@ def test_sixteen_threads_read_one_object_right(far: Far) -> None:
     assert not wrong
 
 
-def _read_in_child(fs: Any, path: str, queue: Any) -> None:
-    with fs.open(path) as file:
-        file.seek(MIB)
-        queue.put((os.getpid(), file.read(3 * MIB) == CONTENT[MIB : 4 * MIB], fs.cat_file(path) == CONTENT))
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_process_reads_with_what_its_parent_has_used(s3_server: Any, s3_url: str, method: str) -> None:
     options = {"use_listings_cache": False, **s3_server.options}
@@ -236,10 +248,10 @@ def test_a_child_process_reads_with_what_its_parent_has_used(s3_server: Any, s3_
     assert fs.cat_file(path) == CONTENT
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    children = [context.Process(target=_read_in_child, args=(fs, path, queue)) for _ in range(2)]
+    children = [context.Process(target=reads_right, args=(fs, path, CONTENT, queue)) for _ in range(2)]
     for child in children:
         child.start()
-    assert [queue.get(timeout=60)[1:] for _ in children] == [(True, True)] * 2
+    assert [queue.get(timeout=60) for _ in children] == [True, True]
     for child in children:
         child.join(timeout=30)
         assert child.exitcode == 0
@@ -278,6 +290,25 @@ def test_passing_faults_cost_another_try_and_no_byte(store: FaultyS3, fs: Traini
     with fs.open("bkt/c") as file:
         store.faults.extend(["", fault, fault])
         assert b"".join(iter(lambda: file.read(400_000), b"")) == CONTENT
+
+
+def test_by_https_the_authorities_count_that_botocore_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with FaultyS3(CONTENT).serving(by_https=True) as store:
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(CERTIFICATE))
+        fs = TrainingFileSystem(target_protocol="s3", target_options=store.options, part_bytes=PART)
+        assert fs.cat_file("bkt/a") == CONTENT
+        store.faults.extend(["cut", "reset"])
+        assert fs.cat_file("bkt/b") == CONTENT
+        monkeypatch.delenv("AWS_CA_BUNDLE")
+        fs = TrainingFileSystem(target_protocol="s3", target_options=store.options, part_bytes=PART, gap_bytes=1)
+        with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            fs.cat_file("bkt/a")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+        fs = TrainingFileSystem(target_protocol="s3", target_options=store.options, part_bytes=PART, gap_bytes=2)
+        with pytest.raises(SettingsError, match=r"AWS_CA_BUNDLE names .*none\.pem"):
+            fs.cat_file("bkt/a")
 
 
 def test_a_part_that_broke_off_goes_on_where_it_broke(store: FaultyS3, fs: TrainingFileSystem) -> None:

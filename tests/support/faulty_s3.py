@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+CERTIFICATE = Path(__file__).with_name("loopback.pem")
+"""For 127.0.0.1, with its key: it guards nothing."""
 
 
 class FaultyS3:
@@ -34,11 +39,15 @@ class FaultyS3:
         }  # fmt: skip
 
     @contextmanager
-    def serving(self) -> Iterator[FaultyS3]:
-        """While inside, it listens on a port of its own."""
+    def serving(self, *, by_https: bool = False) -> Iterator[FaultyS3]:
+        """While inside, it listens on a port of its own; with the certificate CERTIFICATE if it is asked to."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{server.server_port}"
+        if by_https:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.endpoint = f"http{'s' if by_https else ''}://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
