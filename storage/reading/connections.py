@@ -92,6 +92,11 @@ class Connections:
                 connection = http.client.HTTPConnection(self._host, timeout=_CONNECT_S)
             connection.connect()
             connection.sock.settimeout(_SILENT_S)
+        except ssl.SSLCertVerificationError as error:  # trying again changes nothing
+            raise SettingsError(
+                f"The certificate of {self._host} is not trusted: {error.verify_message}. "
+                f"Name a file with the authorities to trust as AWS_CA_BUNDLE."
+            ) from error
         except OSError as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
         return connection
