@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from ...profiles.access import Access
@@ -135,7 +136,8 @@ class ObjectFile(io.BufferedIOBase):
             self._ahead_of(position, length, position)
             if self._ahead.is_random:
                 return None
-            found = part.take(position, length)
+            with self._forgetting_what_failed():
+                found = part.take(position, length)
             self._window.pass_by(position + length)
             self.reads += 1
         self._tell(position, length)
@@ -151,7 +153,8 @@ class ObjectFile(io.BufferedIOBase):
             while got < len(into):
                 at = position + got
                 if self._window.holds(at):
-                    got += self._window.read(at, into[got:])
+                    with self._forgetting_what_failed():
+                        got += self._window.read(at, into[got:])
                 else:
                     got += self._direct(at, into[got:])
             self._window.pass_by(position + got)
@@ -171,6 +174,15 @@ class ObjectFile(io.BufferedIOBase):
             return  # so much goes straight to where it is wanted
         if until > missing_from:
             self._window.extend(missing_from, until)
+
+    @contextmanager
+    def _forgetting_what_failed(self) -> Generator[None]:
+        """A part that could not be fetched would fail for ever; the next read is to try again."""
+        try:
+            yield
+        except Exception:
+            self._window.clear()
+            raise
 
     def _tell(self, position: int, length: int) -> None:
         access = None if self.on_read is None else self.on_read(self, position, length)

@@ -337,6 +337,16 @@ def test_an_answer_with_other_bytes_than_asked_for_is_never_handed_out(store: Fa
             file.read(MIB)
 
 
+def test_a_read_that_failed_can_be_tried_again_on_the_same_file(store: FaultyS3, fs: TrainingFileSystem) -> None:
+    with fs.open("bkt/a") as file:
+        store.faults.append("other range")
+        with pytest.raises(StoreUnavailable):
+            file.read(400_000)
+        file.seek(0)
+        assert file.read(400_000) == CONTENT[:400_000]
+        assert file.read() == CONTENT[400_000:]
+
+
 def test_an_object_that_changes_between_two_parts_is_an_error(store: FaultyS3, fs: TrainingFileSystem) -> None:
     with fs.open("bkt/a") as file:
         store.faults.extend(["", "", "changed"])
