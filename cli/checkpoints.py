@@ -57,7 +57,7 @@ def list_(name: Name, json: AsJson = False) -> None:
     Example: `holdshort checkpoint list run-7`
     """
     from ..jobs import Client
-    from ..storage.checkpoints import read_manifest, steps
+    from ..storage.checkpoints.manifest import read_manifest, steps
     from .output import print_json, print_table
 
     with Client() as client:
@@ -81,8 +81,8 @@ def verify(
     Example: `holdshort checkpoint verify run-7 1000`
     """
     from ..jobs import Client
-    from ..storage.checkpoints import read_manifest
-    from ..storage.checkpoints import verify as check
+    from ..storage.checkpoints.manifest import read_manifest
+    from ..storage.checkpoints.manifest import verify as check
     from .output import note, print_json, say
 
     with Client() as client:
@@ -112,7 +112,7 @@ def restore(
     Example: `holdshort checkpoint restore run-7 runs/7/resumed`
     """
     from ..jobs import Client
-    from ..storage.restoring import restore as restored
+    from ..storage.checkpoints.restoring import restore as restored
     from .output import note, print_json, say
 
     with Client() as client, _bar(f"restoring {name}", quiet=json) as progress:
@@ -146,7 +146,7 @@ def prune(
     Example: `holdshort checkpoint prune run-7 --keep-last 3 --keep-every 1000`
     """
     from ..jobs import Client
-    from ..storage.restoring import prune as pruned
+    from ..storage.checkpoints.restoring import prune as pruned
     from .output import print_json, say
 
     with Client() as client:

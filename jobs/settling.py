@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import orjson
 
-from ..storage.checkpoints import CopiedFile, commit_manifest
+from ..storage.checkpoints.manifest import CopiedFile, commit_manifest
 from .ledger import Ledger
 from .record import JobRecord, Outcome
 

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import orjson
 
-from ..storage.checkpoints import source_of, version_of
 from ..storage.errors import BrokerUnavailable, IdempotencyConflict, RefusedJob, StoreError
 from ..storage.local import LocalStore
+from ..storage.sources import source_of, version_of
 from ..storage.store import Store
 from .broker.broker import Broker
 from .broker.message import Message

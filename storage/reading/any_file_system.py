@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..checkpoints import version_of
 from ..errors import ObjectChanged, StoreUnavailable
+from ..sources import version_of
 from .origin import Progress, Version
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdshort.jobs import CheckpointJob, Client, Job, RefusedJob, Settings
-from holdshort.storage.checkpoints import Manifest, read_manifest, steps, verify
+from holdshort.storage.checkpoints.manifest import Manifest, read_manifest, steps, verify
 from support.brokers import EmbeddedBroker
 from support.commands import Commands
 from support.holdshort import Processes, settings_for
@@ -62,7 +62,7 @@ def _submit(client: Client, source: Path, *, step: int = 1000) -> Job:
 
 def _contents(client: Client, manifest: Manifest) -> dict[str, bytes]:
     """What a reader of the manifest finds."""
-    from holdshort.storage.checkpoints import file_path
+    from holdshort.storage.checkpoints.manifest import file_path
 
     store = client.ledger.store
     return {

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdshort.jobs import Client
-from holdshort.storage.checkpoints import CopiedFile, Sum, commit_manifest, file_path, manifest_path, steps
+from holdshort.storage.checkpoints.manifest import CopiedFile, commit_manifest, file_path, manifest_path, steps
+from holdshort.storage.checkpoints.restoring import kept, prune, restore
+from holdshort.storage.checksums import Sum
 from holdshort.storage.errors import Corrupt, NotAllowedNow, ObjectNotFound
 from holdshort.storage.opening import open_store
-from holdshort.storage.restoring import kept, prune, restore
 from holdshort.storage.store import Store
 from support.brokers import EmbeddedBroker
 from support.commands import Commands
@@ -116,7 +117,7 @@ RESTORES = """
 import sys
 from pathlib import Path
 from holdshort.storage.opening import open_store
-from holdshort.storage.restoring import restore
+from holdshort.storage.checkpoints.restoring import restore
 
 def progress(done, total):
     if done > total // 2:
@@ -144,7 +145,7 @@ def test_a_restore_that_is_killed_leaves_no_folder_and_the_next_one_succeeds(sto
 def test_a_full_disk_is_said_and_nothing_is_left(store: Store, tmp_path: Path) -> None:
     put(store, 1)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom holdshort.storage import restoring\n"
+        "import sys\nfrom pathlib import Path\nfrom holdshort.storage.checkpoints import restoring\n"
         "from holdshort.storage.opening import open_store\n"
         "try:\n    restoring.restore(open_store(sys.argv[1]), 'run', Path(sys.argv[2]))\n"
         "except Exception as error:\n    print(type(error).__name__, error)\n"

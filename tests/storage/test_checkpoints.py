@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdshort.storage.checkpoints import (
+from holdshort.storage.checkpoints.manifest import (
     CopiedFile,
     Manifest,
-    Sum,
     commit_manifest,
     decoded,
     file_path,
@@ -21,6 +20,7 @@ from holdshort.storage.checkpoints import (
     steps,
     verify,
 )
+from holdshort.storage.checksums import Sum
 from holdshort.storage.errors import Corrupt, ObjectNotFound
 from holdshort.storage.opening import open_store
 from holdshort.storage.store import Store, check_path

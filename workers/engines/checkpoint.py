@@ -10,8 +10,10 @@ from typing import Any, cast
 
 from ...jobs.rows import Row, RowError
 from ...profiles import CHECKPOINT, resolve
-from ...storage.checkpoints import Sum, file_path, source_of, version_of
+from ...storage.checkpoints.manifest import file_path
+from ...storage.checksums import Sum
 from ...storage.errors import Interrupted, StoreUnavailable
+from ...storage.sources import source_of, version_of
 from ...storage.store import Store
 from .protocol import BaseEngine, EngineInfo, Unit
 

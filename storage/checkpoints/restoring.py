@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .checkpoints import CopiedFile, Manifest, Sum, file_path, manifest_path, read_manifest, steps
-from .errors import Corrupt, NotAllowedNow, ObjectNotFound, StoreFull
-from .store import Store
+from ..checksums import Sum
+from ..errors import Corrupt, NotAllowedNow, ObjectNotFound, StoreFull
+from ..store import Store
+from .manifest import CopiedFile, Manifest, file_path, manifest_path, read_manifest, steps
 
 _FILES_AT_ONCE = 8
 _PART_BYTES = 8 * 2**20

@@ -9,20 +9,19 @@ A reader takes only what a manifest names, so it sees whole checkpoints or none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, unquote
 
-import google_crc32c
 import orjson
 
-from .errors import Corrupt, ObjectNotFound
-from .store import Store
+from ..checksums import Sum
+from ..errors import Corrupt, ObjectNotFound
+from ..store import Store
 
 VERSION = 1
 _SEGMENT_CHARS, _KEPT_CHARS = 240, 200
-_VERSIONS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,38 +110,6 @@ def verify(store: Store, manifest: Manifest) -> Iterator[tuple[CopiedFile, str]]
             )
         else:
             yield file, ""
-
-
-class Sum:
-    """Size and CRC32C (Castagnoli, RFC 3720) of bytes that come in parts."""
-
-    def __init__(self) -> None:
-        self.size_bytes = 0
-        self._crc: int = 0
-
-    def add(self, part: bytes) -> None:
-        self._crc = cast("int", google_crc32c.extend(self._crc, part))  # pyright: ignore[reportUnknownMemberType]
-        self.size_bytes += len(part)
-
-    @property
-    def crc32c(self) -> str:
-        """Eight hexadecimal digits."""
-        return f"{self._crc:08x}"
-
-
-def source_of(source: str) -> tuple[Any, str]:
-    """The fsspec file system of a checkpoint's source, and the folder's path in it, without a "/" at its end."""
-    import fsspec
-
-    untyped: Any = fsspec
-    # Only what is a URL is read as one: a folder of this machine may have any name.
-    fs, path = untyped.url_to_fs(source) if "://" in source else (untyped.filesystem("file"), source)
-    return fs, path.rstrip("/")
-
-
-def version_of(info: Mapping[str, Any]) -> str:
-    """What changes when a file's bytes do, as far as its file system tells (fsspec's `info`); else ""."""
-    return next((str(info[name]) for name in _VERSIONS if info.get(name) is not None), "")
 
 
 def _coded(segment: str) -> str:

@@ -1,0 +1,1 @@
+"""Checkpoints: whole steps in a store, or none."""

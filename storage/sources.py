@@ -1,0 +1,23 @@
+"""Folders and files outside of any store, and how to tell that one has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_VERSIONS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated")
+
+
+def source_of(source: str) -> tuple[Any, str]:
+    """The fsspec file system of a checkpoint's source, and the folder's path in it, without a "/" at its end."""
+    import fsspec
+
+    untyped: Any = fsspec
+    # Only what is a URL is read as one: a folder of this machine may have any name.
+    fs, path = untyped.url_to_fs(source) if "://" in source else (untyped.filesystem("file"), source)
+    return fs, path.rstrip("/")
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What changes when a file's bytes do, as far as its file system tells (fsspec's `info`); else ""."""
+    return next((str(info[name]) for name in _VERSIONS if info.get(name) is not None), "")
