@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import chat, checkpoints, gateway, jobs, lane, models, pools, probe, profiles, relay, running
+from . import cache, chat, checkpoints, gateway, jobs, lane, models, pools, probe, profiles, relay, running
 
 app = typer.Typer(
     name="holdshort",
@@ -68,4 +68,5 @@ app.command("lane-relay", hidden=True)(relay.lane_relay)
 app.add_typer(models.app, name="models", rich_help_panel="Running")
 app.add_typer(lane.app, name="lane", rich_help_panel="Pools and lanes")
 app.add_typer(profiles.app, name="profile", rich_help_panel="Storage")
+app.add_typer(cache.app, name="cache", rich_help_panel="Storage")
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel="Jobs")

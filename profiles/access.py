@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 ReadAhead = Literal["none", "adaptive", "whole"]
+Cache = Literal["none", "disk", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class Access:
         freshness_s: for how long an object counts as unchanged after the store said what it is; inf: for as long as
             the process lives.
         memory_bytes: what all open files of this process may hold in memory.
+        cache: where blocks of objects are kept for the next reader on this machine: nowhere, on disk, or in memory that
+            all processes share. Objects of this machine's own disk are never kept.
+        cache_bytes: what the cache may take of it, by all processes together.
 
     Raises:
         ValueError: a value is out of bounds; says which, and what the bounds are.
@@ -38,6 +42,8 @@ class Access:
     connections: int = 32
     freshness_s: float = 0.0
     memory_bytes: int = 512 * MIB
+    cache: Cache = "none"
+    cache_bytes: int = 16 * GIB
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():
@@ -67,5 +73,9 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "connections": (1, 1024),
     "freshness_s": (0.0, inf),
     "memory_bytes": (16 * MIB, 4096 * GIB),
+    "cache_bytes": (0, 2**20 * GIB),
 }
-_CHOICES: Mapping[str, tuple[str, ...]] = {"read_ahead": ("none", "adaptive", "whole")}
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "read_ahead": ("none", "adaptive", "whole"),
+    "cache": ("none", "disk", "memory"),
+}

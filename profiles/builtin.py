@@ -25,6 +25,7 @@ TRAINING = profile(
     gap_bytes=(256 * KIB, "moving this takes 3 ms, where one more request takes 40"),
     connections=(64, "small files wait for first bytes only: 64 at once bring 1,500 a second"),
     freshness_s=(inf, "a data set that changes while a model is trained on it would be a mistake"),
+    cache=("disk", "the next epoch reads the same again, and so do the other workers of the loader"),
 )
 
 SERVING = profile(
@@ -36,6 +37,7 @@ SERVING = profile(
     gap_bytes=(4 * MIB, "what lies between two tensors is wanted too, soon"),
     connections=(32, "more large parts at once gained nothing"),
     freshness_s=(60.0, "a release under the same name is noticed within a minute"),
+    cache=("disk", "the replicas of a host and the next start read the same again"),
 )
 
 CHECKPOINT = profile(
@@ -47,6 +49,7 @@ CHECKPOINT = profile(
     gap_bytes=(1 * MIB, "moving this takes 12 ms, where one more request takes 40"),
     connections=(32, "more large parts at once gained nothing"),
     freshness_s=(0.0, "the newest step counts, not the newest that was seen"),
+    cache=("none", "it is hardly ever read, and would push out what is"),
 )
 
 PLAIN = profile(
@@ -56,6 +59,7 @@ PLAIN = profile(
     read_ahead_bytes=(64 * MIB, "little enough for many files at once"),
     gap_bytes=(256 * KIB, "moving this takes 3 ms, where one more request takes 40"),
     freshness_s=(0.0, "nobody has said that it does not change"),
+    cache=("none", "nothing says that it is read again"),
 )
 
 BUILT_IN: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (TRAINING, SERVING, CHECKPOINT, PLAIN)})

@@ -1,4 +1,4 @@
-"""How much memory reads may take on a node. Pure."""
+"""How much of a node reads and their cache may take. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from .profile import Value
 
 _SHARE = 0.25
 _LEAST, _MOST = 64 * MIB, 8 * GIB
+_DISK_SHARE, _DISK_LEFT = 0.75, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What the disk of the cache has.
+
+    Attributes:
+        cached_bytes: what the cache takes of it already.
+        unusable: why no cache can lie there; "" if one can.
+    """
+
+    folder: str
+    total_bytes: int = 0
+    free_bytes: int = 0
+    cached_bytes: int = 0
+    unusable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +36,13 @@ class Node:
         memory_bytes: the limit of the container, or what the machine has.
         memory_used_bytes: of it, and not given back on demand.
         memory_origin: where that limit comes from, for people.
+        disk: the cache's; None: it was not looked at.
     """
 
     memory_bytes: int
     memory_used_bytes: int
     memory_origin: str
+    disk: Disk | None = None
 
 
 def fit(node: Node) -> tuple[Value, ...]:
@@ -38,7 +57,18 @@ def fit(node: Node) -> tuple[Value, ...]:
         why = f"more is of no use; {free}"
     else:
         why = f"a quarter of what is free: {free}"
-    return (Value("memory_bytes", wanted, why),)
+    memory = Value("memory_bytes", wanted, why)
+    return (memory,) if node.disk is None else (memory, _cache(node.disk))
+
+
+def _cache(disk: Disk) -> Value:
+    if disk.unusable:
+        return Value("cache_bytes", 0, f"there is no cache in {disk.folder}: {disk.unusable}")
+    room = disk.free_bytes + disk.cached_bytes
+    wanted = max(0, min(int(room * _DISK_SHARE), room - int(disk.total_bytes * _DISK_LEFT)))
+    cached = f", and the cache has {size(disk.cached_bytes)}" if disk.cached_bytes else ""
+    why = f"three quarters, less what keeps a tenth of the disk free: {disk.folder} has {size(disk.free_bytes)} free"
+    return Value("cache_bytes", wanted, why + cached)
 
 
 def size(amount: float) -> str:

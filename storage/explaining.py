@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ from ..profiles import Choice, Plan, choose, resolve
 from ..profiles.profile import Profile, Value
 from ..profiles.sizing import fit
 from .errors import SettingsError
-from .node import this_node
+from .node import cache_disk, this_node
 from .settings import known_profiles
 
 
@@ -45,4 +46,4 @@ def plan_of(profile: Profile, known: Mapping[str, Profile], arguments: Mapping[s
 @cache
 def node_values() -> tuple[Value, ...]:
     """What fits this machine."""
-    return fit(this_node())
+    return fit(replace(this_node(), disk=cache_disk()))

@@ -12,6 +12,7 @@ import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
 from ..profiles import BUILT_IN, Access, Choice, Plan, Profile
+from .caching.opening import cache_for
 from .errors import MissingExtra, SettingsError
 from .explaining import choice_of, plan_of
 from .observing import Observing
@@ -237,7 +238,9 @@ class ProfiledFileSystem(ChainedFileSystem):
             with self._ours:
                 fs = self._given if self._given is not None else _file_system(*self._target)
                 access = self._plan_of(self._choice("x").profile).access
-                self._parts = fs, Reader(fs, _buffers(access.memory_bytes), connections=access.connections)
+                buffers, connections = _buffers(access.memory_bytes), access.connections
+                reader = Reader(fs, buffers, connections=connections, cache=lambda asked: cache_for(fs, asked))
+                self._parts = fs, reader
                 self._process = os.getpid()
         return self._parts
 

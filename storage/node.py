@@ -1,12 +1,15 @@
-"""What the machine, or the container that we run in, has of memory."""
+"""What the machine, or the container that we run in, has of memory and disk."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from ..profiles.sizing import Node
+from ..profiles.sizing import Disk, Node
+from .caching.folder import used_bytes
+from .caching.place import usable_folder
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -22,6 +25,15 @@ def this_node(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Node:
         if limit - used < found.memory_bytes - found.memory_used_bytes:
             found = Node(limit, used, "the limit of this container")
     return found
+
+
+def cache_disk() -> Disk:
+    """The disk that the cache lies on, or would. Raises SettingsError if a folder was named where none can lie."""
+    folder, why = usable_folder()
+    if why:
+        return Disk(str(folder), unusable=why)
+    stat = os.statvfs(folder)
+    return Disk(str(folder), stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize, used_bytes(folder))
 
 
 def _machine(proc: Path) -> tuple[int, int]:

@@ -77,12 +77,20 @@ def profiles_of(table: Any, *, origin: str) -> dict[str, Profile]:
     return own
 
 
+def amount(text: str) -> int:
+    """Bytes of "64MiB", "1.5 GB" or a plain number of bytes; ValueError otherwise."""
+    for unit, factor in {**_UNITS, "": 1}.items():
+        number = text.removesuffix(unit).strip()
+        if text.endswith(unit) and number.replace(".", "", 1).isdigit():
+            return int(float(number) * factor)
+    raise ValueError(f"{text!r} is no size; write a number of bytes, or one with a unit: {', '.join(_UNITS)}")
+
+
 def _amount(key: str, value: Any) -> Any:
     """A size such as "64MiB" in bytes; everything else as it is."""
     if not (isinstance(value, str) and key.endswith("_bytes")):
         return value
-    for unit, factor in _UNITS.items():
-        number = value.removesuffix(unit).strip()
-        if value.endswith(unit) and number.replace(".", "", 1).isdigit():
-            return int(float(number) * factor)
-    raise ValueError(f"{key} is {value!r}; write a number of bytes, or one with a unit: {', '.join(_UNITS)}")
+    try:
+        return amount(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error

@@ -31,6 +31,17 @@ def lane_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["HOLDSHORT_LANE_FOLDER"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests read is cached in a folder of this run's own."""
+    before = os.environ.get("HOLDSHORT_CACHE")
+    os.environ["HOLDSHORT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("HOLDSHORT_CACHE")
+    if before is not None:
+        os.environ["HOLDSHORT_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
     """An S3 server; whoever kills it starts it again."""

@@ -10,19 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .buffers import Buffers
-from .origin import Abandoned, Origin, Version
+from .origin import Abandoned, Origin, Source
 from .pace import Pace
 
 _URGENT, _AHEAD = 0, 1
 _IDLE_S = 10.0
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What was moved so far."""
-
-    requests: int = 0
-    fetched_bytes: int = 0
 
 
 @dataclass(order=True, slots=True)
@@ -42,7 +34,6 @@ class Fetcher:
     def __init__(self, origin: Callable[[Callable[[], None]], Origin], buffers: Buffers, *, connections: int) -> None:
         self.origin = origin(self.refused)
         self.buffers = buffers
-        self.traffic = Traffic()
         self.pace = Pace(connections)
         self._news = threading.Condition()
         self._waiting: list[_Task] = []
@@ -57,7 +48,7 @@ class Fetcher:
             self.pace.refused(time.monotonic())
 
     def submit(self, run: Callable[[], int], *, is_ahead: bool = False) -> None:
-        """Run a request when it is its turn; it returns how many bytes it has brought, and raises nothing."""
+        """Run a request when it is its turn; it returns how many bytes came from the store, and raises nothing."""
         with self._news:
             heapq.heappush(self._waiting, _Task((_AHEAD if is_ahead else _URGENT, next(self._numbers)), run))
             if self._idle:
@@ -65,7 +56,7 @@ class Fetcher:
             if len(self._waiting) > self._idle and self._threads < self.pace.limit:
                 self._start()
 
-    def fill(self, path: str, version: Version, pieces: Sequence[tuple[int, memoryview]]) -> None:
+    def fill(self, source: Source, pieces: Sequence[tuple[int, memoryview]]) -> None:
         """Fetch ranges into memory, at once, and return when all are there.
 
         Args:
@@ -79,8 +70,7 @@ class Fetcher:
         if len(pieces) == 1:
             # No thread has to wake up for it.
             start, into = pieces[0]
-            self.origin.read_into(path, version, start, into, lambda _: None)
-            self._count(len(into))
+            source.read_into(start, into, lambda _: None)
             return
         left = len(pieces)
         failed: list[Exception] = []
@@ -96,8 +86,7 @@ class Fetcher:
             got = 0
             try:
                 if not failed:
-                    self.origin.read_into(path, version, start, into, give_up)
-                    got = len(into)
+                    got = source.read_into(start, into, give_up)
             except Abandoned:
                 pass
             except Exception as error:  # noqa: BLE001 - whoever waits raises it
@@ -137,11 +126,6 @@ class Fetcher:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _count(self, got: int) -> None:
-        with self._news:
-            self.traffic.requests += 1
-            self.traffic.fetched_bytes += got
-
     def _start(self) -> None:
         self._threads += 1
         threading.Thread(target=self._work, name="holdshort-fetch", daemon=True).start()
@@ -162,9 +146,8 @@ class Fetcher:
             del task  # or it would keep the reader's memory until the next one comes
             with self._news:
                 self._in_flight -= 1
-                self.traffic.requests += 1
-                self.traffic.fetched_bytes += got
-                self.pace.ended(got, time.monotonic(), in_flight=self._in_flight, waiting=len(self._waiting))
+                if got or not self._in_flight:  # what was at hand says nothing about the store
+                    self.pace.ended(got, time.monotonic(), in_flight=self._in_flight, waiting=len(self._waiting))
                 if self._waiting:
                     if self._idle:
                         self._news.notify()

@@ -12,7 +12,7 @@ from ...profiles.access import Access
 from .ahead import ReadAhead
 from .buffers import filled
 from .fetching import Fetcher
-from .origin import Version
+from .origin import Source
 from .ranges import parts
 from .window import Window
 
@@ -36,22 +36,21 @@ class ObjectFile(io.BufferedIOBase):
 
     mode = "rb"
 
-    def __init__(
-        self, fetcher: Fetcher, path: str, version: Version, head: bytes, access: Access, *, fs: Any = None
-    ) -> None:
-        self.path = self.full_name = path
-        self.name = path
+    def __init__(self, fetcher: Fetcher, source: Source, head: bytes, access: Access, *, fs: Any = None) -> None:
+        self.path = self.full_name = source.path
+        self.name = source.path
         self.fs = fs
-        self.size = version.size
-        self.version = version
+        self.size = source.version.size
+        self.version = source.version
         self.reads = 0
         self.on_read: Callable[[ObjectFile, int, int], Access | None] | None = None
         self.blocksize = access.part_bytes
         self._fetcher = fetcher
+        self._source = source
         self._access: Access = access
         self._head = head
-        self._ahead = ReadAhead(access, version.size)
-        self._window = Window(fetcher, path, version, access.part_bytes)
+        self._ahead = ReadAhead(access, self.size)
+        self._window = Window(fetcher, source, access.part_bytes)
         self._lock = threading.Lock()
         self._position = 0
         self._lines: io.BufferedReader | None = None
@@ -149,7 +148,12 @@ class ObjectFile(io.BufferedIOBase):
             if position < len(self._head):
                 got = min(len(into), len(self._head) - position)
                 into[:got] = self._head[position : position + got]
-            self._ahead_of(position, len(into), position + got)
+            at = position + got
+            if not self._window.holds(at) and self._source.at_hand(at, into[got:]):
+                self._ahead.read(position, len(into))
+                got = len(into)
+            else:
+                self._ahead_of(position, len(into), at)
             while got < len(into):
                 at = position + got
                 if self._window.holds(at):
@@ -195,7 +199,7 @@ class ObjectFile(io.BufferedIOBase):
         """Fetch straight into the reader's memory, in parts at once."""
         end = at + len(into)
         pieces = [(start, into[start - at : stop - at]) for start, stop in parts(at, end, self._access.part_bytes)]
-        self._fetcher.fill(self.path, self.version, pieces)
+        self._fetcher.fill(self._source, pieces)
         return len(into)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .buffers import Buffers
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -44,6 +46,64 @@ class Origin(Protocol):
 
     def close(self) -> None:
         """Close what is open."""
+        ...
+
+
+class Source(Protocol):
+    """One content of one object, and the way to its bytes. Any thread may ask."""
+
+    path: str
+    version: Version
+
+    def at_hand(self, start: int, into: memoryview) -> bool:
+        """Fill a buffer with bytes from `start` on, if that needs no request; whether it did."""
+        ...
+
+    def keep(self, start: int, data: memoryview) -> None:
+        """These bytes have come already; the next reader may want them."""
+        ...
+
+    def read_into(self, start: int, into: memoryview, progress: Progress) -> int:
+        """As Origin.read_into; returns how many bytes came from the store."""
+        ...
+
+
+class Direct:
+    """An object straight from its origin."""
+
+    def __init__(self, origin: Origin, path: str, version: Version) -> None:
+        self.path = path
+        self.version = version
+        self._origin = origin
+
+    def at_hand(self, start: int, into: memoryview) -> bool:
+        return False
+
+    def keep(self, start: int, data: memoryview) -> None:
+        return None
+
+    def read_into(self, start: int, into: memoryview, progress: Progress) -> int:
+        self._origin.read_into(self.path, self.version, start, into, progress)
+        return len(into)
+
+
+class Cache(Protocol):
+    """What was kept of one store's objects for the next reader, in whichever process."""
+
+    def version(self, path: str, since_s: float) -> Version | None:
+        """What an object was when any process asked last, if that was not before `since_s` (since the epoch)."""
+        ...
+
+    def remember(self, path: str, version: Version) -> None:
+        """The store has just said what an object is."""
+        ...
+
+    def forget(self, path: str) -> None:
+        """The object is another one now."""
+        ...
+
+    def source(self, behind: Source, buffers: Buffers, gap_bytes: int) -> Source:
+        """The way to an object's bytes, through the cache if it can be cached."""
         ...
 
 

@@ -7,14 +7,17 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isinf
 from typing import Any
 
 from ...profiles.access import KIB, Access
 from ..errors import ObjectChanged
 from .buffers import Buffers, filled
-from .fetching import Fetcher, Traffic
+from .family import family_began_s
+from .fetching import Fetcher
 from .file import ObjectFile
-from .origin import Origin, Progress, Version, origin_of
+from .origin import Cache, Direct, Origin, Progress, Source, Version, origin_of
 from .ranges import Request, coalesced, parts
 
 _HEAD_BYTES = 256 * KIB
@@ -23,6 +26,14 @@ _KEPT_VERSIONS = 65536
 
 Range = tuple[str, int | None, int | None]
 """An object, and from where to where; None: its beginning or end; negative numbers count from the end."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What came from the store so far."""
+
+    requests: int = 0
+    fetched_bytes: int = 0
 
 
 class Reader:
@@ -34,30 +45,36 @@ class Reader:
         fs: the fsspec file system behind.
         buffers: the memory of this process for reads.
         connections: requests at once, at most.
+        cache: the cache that an access asks for, if there is one.
     """
 
-    def __init__(self, fs: Any, buffers: Buffers, *, connections: int) -> None:
+    def __init__(
+        self,
+        fs: Any,
+        buffers: Buffers,
+        *,
+        connections: int,
+        cache: Callable[[Access], Cache | None] = lambda _: None,
+    ) -> None:
+        self.traffic = Traffic()
+        self._cache = cache
         self._versions = _Versions()
+        self._since_s = family_began_s()
         self._fetcher = Fetcher(self._origin(fs), buffers, connections=connections)
         weakref.finalize(self, self._fetcher.origin.close)
 
-    @property
-    def traffic(self) -> Traffic:
-        """What was moved so far."""
-        return self._fetcher.traffic
-
     def open(self, path: str, access: Access, fs: Any = None) -> ObjectFile:
         """An object as a file. Raises FileNotFoundError, PermissionError, StoreUnavailable."""
-        version, head = self._first(path, access)
-        return ObjectFile(self._fetcher, path, version, head, access, fs=fs)
+        source, head = self._first(path, access)
+        return ObjectFile(self._fetcher, source, head, access, fs=fs)
 
     def size(self, path: str, access: Access) -> int:
         """How large an object is, in bytes."""
-        return self._first(path, access)[0].size
+        return self._first(path, access)[0].version.size
 
     def get(self, path: str, access: Access, start: int | None = None, end: int | None = None) -> bytes:
         """A range of an object, or all of it."""
-        return self._once_more(path, lambda: self._get(path, access, start, end))
+        return self._once_more(path, access, lambda: self._get(path, access, start, end))[0]
 
     def get_each(self, paths: Sequence[str], access: Callable[[str], Access]) -> dict[str, bytes | Exception]:
         """Many objects at once; what can't be read is there as the error."""
@@ -65,11 +82,12 @@ class Reader:
 
         def one(path: str) -> int:
             try:
-                data = found[path] = self.get(path, access(path))
+                values = access(path)
+                found[path], came = self._once_more(path, values, lambda: self._get(path, values, None, None))
             except Exception as error:  # noqa: BLE001 - handed out
                 found[path] = error
                 return 0
-            return len(data)
+            return came
 
         self._fetcher.each([lambda path=path: one(path) for path in dict.fromkeys(paths)])
         return found
@@ -90,58 +108,85 @@ class Reader:
         for path, places in by_path.items():
             values = access(path)
             try:
-                version, _ = self._first(path, values, 1)
+                source, _ = self._first(path, values, 1)
             except Exception as error:  # noqa: BLE001 - handed out
                 for place in places:
                     found[place] = error
                 continue
-            bounds = [_bounds(*ranges[place][1:], version.size) for place in places]
+            bounds = [_bounds(*ranges[place][1:], source.version.size) for place in places]
             gap = values.gap_bytes if gap_bytes is None else gap_bytes
             for request in coalesced(bounds, gap_bytes=gap, most_bytes=values.part_bytes):
                 serves = [(places[index], *bounds[index]) for index in request.serves]
-                tasks.append(_Shared(self._fetcher.origin, path, version, request, serves, found))
+                tasks.append(_Shared(source, request, serves, found))
         self._fetcher.each(tasks)
         return found
 
     def forget(self) -> None:
         """Something was written: what is known of objects may be wrong."""
         self._versions.clear()
+        self._since_s = time.time()
 
     # -- inside ------------------------------------------------------------------------------------------
 
     def _origin(self, fs: Any) -> Callable[[Callable[[], None]], Origin]:
-        versions = self._versions
-        return lambda refused: _Watched(origin_of(fs, refused), versions)
+        # Not this reader itself, or it would live as long as its requests do.
+        versions, traffic = self._versions, self.traffic
+        return lambda refused: _Watched(origin_of(fs, refused), versions, traffic)
 
-    def _first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Version, bytes]:
+    def _first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Source, bytes]:
+        """What an object is, and its first bytes, if it had to be asked for."""
+        cache = self._cache(access)
         known = self._versions.get(path, access.freshness_s)
+        if known is None and cache is not None and access.freshness_s > 0:
+            # What others have asked since counts too.
+            since_s = max(self._since_s, self._versions.changed_s(path), time.time() - access.freshness_s)
+            known = cache.version(path, since_s)
+            if known is not None and isinf(access.freshness_s):
+                self._versions.put(path, known)
         if known is not None:
-            return known, b""
+            return self._source(path, known, access, cache), b""
         version, head = self._fetcher.origin.first(path, length)
         if access.freshness_s > 0:
             self._versions.put(path, version)
-        return version, head
+        if cache is not None:
+            cache.remember(path, version)
+        source = self._source(path, version, access, cache)
+        source.keep(0, memoryview(head))
+        return source, head
 
-    def _get(self, path: str, access: Access, start: int | None, end: int | None) -> bytes:
-        version, head = self._first(path, access)
-        first, last = _bounds(start, end, version.size)
+    def _source(self, path: str, version: Version, access: Access, cache: Cache | None) -> Source:
+        direct = Direct(self._fetcher.origin, path, version)
+        return direct if cache is None else cache.source(direct, self._fetcher.buffers, access.gap_bytes)
+
+    def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
+        """Bytes of an object, and how many of them came from the store."""
+        source, head = self._first(path, access)
+        first, last = _bounds(start, end, source.version.size)
         if last <= len(head):
-            return head[first:last]
+            return head[first:last], len(head)
+        came = 0
 
         def fill(into: memoryview) -> None:
+            nonlocal came
+            if not head and source.at_hand(first, into):
+                return
+            came = len(into)
             known = max(0, min(len(head), last) - first)
             into[:known] = head[first : first + known]
             pieces = parts(first + known, last, access.part_bytes)
-            self._fetcher.fill(path, version, [(a, into[a - first : b - first]) for a, b in pieces])
+            self._fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in pieces])
 
-        return filled(last - first, fill)
+        return filled(last - first, fill), came
 
-    def _once_more(self, path: str, act: Callable[[], bytes]) -> bytes:
+    def _once_more(self, path: str, access: Access, act: Callable[[], tuple[bytes, int]]) -> tuple[bytes, int]:
         """Nothing was handed out yet, so an object that has changed since we knew it can simply be read anew."""
         try:
             return act()
         except ObjectChanged:
             self._versions.forget(path)
+            cache = self._cache(access)
+            if cache is not None:
+                cache.forget(path)
             return act()
 
 
@@ -151,6 +196,7 @@ class _Versions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[float, Version]] = OrderedDict()
+        self._changed_s: OrderedDict[str, float] = OrderedDict()
 
     def get(self, path: str, freshness_s: float) -> Version | None:
         known = self._known.get(path)
@@ -165,6 +211,13 @@ class _Versions:
     def forget(self, path: str) -> None:
         with self._lock:
             self._known.pop(path, None)
+            self._changed_s[path] = time.time()
+            if len(self._changed_s) > _KEPT_VERSIONS:
+                self._changed_s.popitem(last=False)
+
+    def changed_s(self, path: str) -> float:
+        """When an object was found to have changed, in seconds since the epoch; 0.0: never."""
+        return self._changed_s.get(path, 0.0)
 
     def clear(self) -> None:
         with self._lock:
@@ -172,13 +225,19 @@ class _Versions:
 
 
 class _Watched:
-    """Forgets the version of an object that turns out to have changed, so that it can be opened again."""
+    """Counts what comes, and forgets the version of an object that has changed, so that it can be opened again."""
 
-    def __init__(self, origin: Origin, versions: _Versions) -> None:
+    def __init__(self, origin: Origin, versions: _Versions, traffic: Traffic) -> None:
         self._origin = origin
         self._versions = versions
-        self.first = origin.first
+        self._traffic = traffic
+        self._lock = threading.Lock()
         self.close = origin.close
+
+    def first(self, path: str, length: int) -> tuple[Version, bytes]:
+        version, head = self._origin.first(path, length)
+        self._count(len(head))
+        return version, head
 
     def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
         try:
@@ -186,6 +245,12 @@ class _Watched:
         except ObjectChanged:
             self._versions.forget(path)
             raise
+        self._count(len(into))
+
+    def _count(self, came: int) -> None:
+        with self._lock:
+            self._traffic.requests += 1
+            self._traffic.fetched_bytes += came
 
 
 class _Shared:
@@ -193,29 +258,31 @@ class _Shared:
 
     def __init__(
         self,
-        origin: Origin,
-        path: str,
-        version: Version,
+        source: Source,
         request: Request,
         serves: Sequence[tuple[int, int, int]],
         found: list[bytes | Exception],
     ) -> None:
-        self._origin, self._path, self._version = origin, path, version
+        self._source = source
         self._request, self._serves, self._found = request, serves, found
 
     def __call__(self) -> int:
         start, end = self._request.start, self._request.end
+        came = 0
+
+        def fill(into: memoryview) -> None:
+            nonlocal came
+            came = self._source.read_into(start, into, lambda _: None)
+
         try:
-            data = filled(
-                end - start, lambda into: self._origin.read_into(self._path, self._version, start, into, lambda _: None)
-            )
+            data = filled(end - start, fill)
         except Exception as error:  # noqa: BLE001 - handed out
             for place, _, _ in self._serves:
                 self._found[place] = error
             return 0
         for place, first, last in self._serves:
             self._found[place] = data if last - first == len(data) else data[first - start : last - start]
-        return len(data)
+        return came
 
 
 def _bounds(start: int | None, end: int | None, size: int) -> tuple[int, int]:

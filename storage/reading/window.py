@@ -8,7 +8,7 @@ from collections import deque
 
 from .buffers import Buffers
 from .fetching import Fetcher
-from .origin import Abandoned, Version
+from .origin import Abandoned, Source
 
 
 class Part:
@@ -27,12 +27,12 @@ class Part:
         self._error: Exception | None = None
         self._wanted = -1
 
-    def fetch(self, fetcher: Fetcher, path: str, version: Version) -> int:
-        """Fetch it; returns how many bytes came. Whoever reads it gets what goes wrong."""
+    def fetch(self, source: Source) -> int:
+        """Fetch it; returns how many bytes came from the store. Whoever reads it gets what goes wrong."""
+        got = 0
         try:
             if not self._is_dropped:
-                into = self._view[: self.end - self.start]
-                fetcher.origin.read_into(path, version, self.start, into, self._progress)
+                got = source.read_into(self.start, self._view[: self.end - self.start], self._progress)
         except Abandoned:
             pass
         except Exception as error:  # noqa: BLE001 - raised where it is read
@@ -42,7 +42,7 @@ class Part:
             self._news.notify_all()
             if self._is_dropped:
                 self._give_back()
-        return self._came
+        return got
 
     def copy(self, start: int, into: memoryview) -> int:
         """Copy what there is of the bytes from `start` on, having waited for the first of them; returns how many.
@@ -108,10 +108,9 @@ class Window:
         part_bytes: how large a part is at most.
     """
 
-    def __init__(self, fetcher: Fetcher, path: str, version: Version, part_bytes: int) -> None:
+    def __init__(self, fetcher: Fetcher, source: Source, part_bytes: int) -> None:
         self._fetcher = fetcher
-        self._path = path
-        self._version = version
+        self._source = source
         self._part_bytes = part_bytes
         self._parts: deque[Part] = deque()
 
@@ -131,7 +130,7 @@ class Window:
             self._fetch(begin, end)
             return
         while begin < end:
-            last = min(begin + self._part_bytes, self._version.size)
+            last = min(begin + self._part_bytes, self._source.version.size)
             # What is less than a part is better fetched with what comes next.
             if last > end or not self._fetch(begin, last):
                 return
@@ -144,7 +143,7 @@ class Window:
         part = Part(start, end, buffer, self._fetcher.buffers)
         is_ahead = bool(self._parts)
         self._parts.append(part)
-        self._fetcher.submit(lambda: part.fetch(self._fetcher, self._path, self._version), is_ahead=is_ahead)
+        self._fetcher.submit(lambda: part.fetch(self._source), is_ahead=is_ahead)
         return True
 
     def read(self, position: int, into: memoryview) -> int:

@@ -17,6 +17,7 @@ COMMANDS = [
     "submit", "jobs", "status", "results", "why", "cancel", "pause", "resume", "retry", "recover", "pools", "hold",
     "clear", "lane show", "lane dismiss", "models list", "models pull", "models path", "models serve", "chat",
     "gateway", "probe", "up", "worker", "controller", "watch", "doctor", "demo", "profile list", "profile explain",
+    "cache ls", "cache prune", "cache verify",
         "checkpoint save", "checkpoint list", "checkpoint restore", "checkpoint prune",
     "checkpoint verify",
 ]  # fmt: skip

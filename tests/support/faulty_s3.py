@@ -28,6 +28,7 @@ class FaultyS3:
         self.tag = '"first"'
         self.faults: deque[str] = deque()
         self.gets = 0
+        self.served_bytes = 0
         self.lock = threading.Lock()
 
     @property
@@ -104,7 +105,10 @@ class FaultyS3:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if cut else body)
+                sent = body[: len(body) // 2] if cut else body
+                with store.lock:
+                    store.served_bytes += len(sent)
+                self.wfile.write(sent)
                 self.close_connection = self.close_connection or cut
 
         return Handler

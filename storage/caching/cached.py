@@ -1,0 +1,191 @@
+"""One cached object: its blocks on this machine's disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .layout import (
+    BLOCK_BYTES,
+    ENTRY_BYTES,
+    HEADER_BYTES,
+    USE_AT,
+    Subject,
+    Use,
+    blocks_around,
+    crc32c,
+    entries,
+    entry_at,
+    missing,
+    subject_of,
+    sums_of,
+)
+from .locks import RangeLock
+
+log = logging.getLogger(__name__)
+
+_FLIGHTS_AT, _PIN_AT = 2**48, 2**49
+"""Where locks lie: far behind any data."""
+
+
+class CachedObject:
+    """An object's file in the cache. Any thread may use it; other processes use the same file.
+
+    It may be removed by others at any time, which its holders don't notice: the file is theirs until they close it.
+
+    Args:
+        fd: of its file, open for reading and writing; closed with this.
+    """
+
+    def __init__(self, path: Path, fd: int, subject: Subject) -> None:
+        self.path = path
+        self.subject = subject
+        self._fd = fd
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @classmethod
+    def open(cls, path: Path) -> CachedObject | None:
+        """The one at a path; None if there is none, or what is there can't be trusted."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        found = subject_of(os.pread(fd, HEADER_BYTES, 0))
+        if found is None or os.fstat(fd).st_size != found[0].file_bytes:
+            os.close(fd)
+            return None
+        return cls(path, fd, found[0])
+
+    @property
+    def is_current(self) -> bool:
+        """Whether others still find it."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    @property
+    def use(self) -> Use:
+        """How it was used, as far as is written down."""
+        found = subject_of(os.pread(self._fd, HEADER_BYTES, 0))
+        return found[1] if found is not None else Use(0.0)
+
+    def used(self, now_s: float) -> None:
+        """It is opened once more, at so many seconds since the epoch."""
+        os.pwrite(self._fd, self.use.again(now_s).packed(), USE_AT)
+
+    def held_blocks(self) -> int:
+        """How many blocks are there."""
+        return sum(found is not None for found in self._sums(0, self.subject.blocks))
+
+    def missing(self, start: int, end: int, gap_bytes: int = 0) -> list[tuple[int, int]]:
+        """Ranges of bytes, made of whole blocks, that are not there of a range; near ones are taken together."""
+        first, last = blocks_around(start, min(end, self.subject.size))
+        runs = missing(self._sums(first, last), first, gap_bytes // BLOCK_BYTES)
+        return [(begin * BLOCK_BYTES, min(stop * BLOCK_BYTES, self.subject.size)) for begin, stop in runs]
+
+    def whole(self, start: int, end: int) -> tuple[int, int] | None:
+        """The whole blocks in a range of bytes, as a range; None if there are none."""
+        end = min(end, self.subject.size)
+        first = -(-start // BLOCK_BYTES) * BLOCK_BYTES
+        stop = end if end == self.subject.size else end // BLOCK_BYTES * BLOCK_BYTES
+        return (first, stop) if first < stop else None
+
+    def read_into(self, start: int, into: memoryview) -> bool:
+        """Fill a buffer with bytes from `start` on, if all of them are there and are what was written.
+
+        A block that is not is forgotten, so that it is fetched again.
+        """
+        end = start + len(into)
+        first, last = blocks_around(start, end)
+        sums = self._sums(first, last)
+        if None in sums:
+            return False
+        begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.subject.size)
+        before, after = bytearray(start - begin), bytearray(stop - end)
+        wanted = stop - begin
+        got = os.preadv(self._fd, [before, into, after], self.subject.data_at + begin)
+        while 0 < got < wanted:  # the system reads at most 2 GiB at once
+            more = os.preadv(self._fd, _from([before, into, after], got), self.subject.data_at + begin + got)
+            if not more:
+                break
+            got += more
+        if got < wanted:
+            self._distrust(first, last)
+            return False
+        is_right = True
+        for block, expected in enumerate(sums, first):
+            # A block's bytes: some before what was asked for, some of it, some behind.
+            at = block * BLOCK_BYTES
+            until = min(at + BLOCK_BYTES, self.subject.size)
+            parts = [into[max(at, start) - start : min(until, end) - start]]
+            if at < start:
+                parts.insert(0, memoryview(before))
+            if until > end:
+                parts.append(memoryview(after))
+            if crc32c(*parts) != expected:
+                self._distrust(block, block + 1)
+                is_right = False
+        return is_right
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Keep whole blocks: from the beginning of one to the end of one, or of the object. Raises OSError."""
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._fd, data[done:], self.subject.data_at + start + done)
+        sums = [crc32c(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+        os.pwrite(self._fd, entries(sums), entry_at(start // BLOCK_BYTES))
+
+    def check(self) -> list[int]:
+        """Read all blocks that are there; returns those whose bytes are not what was written, which are forgotten."""
+        wrong: list[int] = []
+        for block, expected in enumerate(self._sums(0, self.subject.blocks)):
+            if expected is None:
+                continue
+            at = block * BLOCK_BYTES
+            data = os.pread(self._fd, min(BLOCK_BYTES, self.subject.size - at), self.subject.data_at + at)
+            if crc32c(data) != expected:
+                wrong.append(block)
+                self._distrust(block, block + 1)
+        return wrong
+
+    def flight(self, start: int, end: int) -> RangeLock:
+        """A lock for whoever fetches this range of bytes."""
+        first, last = blocks_around(start, end)
+        return RangeLock(self._itself(), _FLIGHTS_AT + first, last - first)
+
+    def pin(self) -> RangeLock:
+        """A lock that keeps it from being removed to make room, for as long as somebody holds one."""
+        return RangeLock(self._itself(), _PIN_AT, 1, shared=True)
+
+    def removal(self) -> RangeLock:
+        """A lock that nobody gets who has not pinned it alone."""
+        return RangeLock(self._itself(), _PIN_AT, 1)
+
+    def _itself(self) -> Path:
+        # By its descriptor, since its name may be gone by now.
+        return Path(f"/proc/self/fd/{self._fd}")
+
+    def _sums(self, first: int, last: int) -> list[int | None]:
+        return sums_of(os.pread(self._fd, (last - first) * ENTRY_BYTES, entry_at(first)))
+
+    def _distrust(self, first: int, last: int) -> None:
+        """Forget blocks, unless they were removed meanwhile."""
+        os.pwrite(self._fd, bytes((last - first) * ENTRY_BYTES), entry_at(first))
+        log.warning(
+            "%s: blocks %d to %d of the cached %s were not what had been written; they are fetched again",
+            self.path, first, last - 1, self.subject.path,
+        )  # fmt: skip
+
+
+def _from(buffers: Sequence[bytearray | memoryview], skip: int) -> list[memoryview]:
+    """What follows the first so many bytes of some buffers."""
+    left: list[memoryview] = []
+    for buffer in buffers:
+        view = memoryview(buffer)
+        left.append(view[min(skip, len(view)) :])
+        skip = max(0, skip - len(view))
+    return left

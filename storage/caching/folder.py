@@ -1,0 +1,363 @@
+"""The cache's folder: which objects are there, how much room they take, and what leaves.
+
+objects/ab/<key>.object     an object's blocks, see layout.py
+versions/ab/<key>           what an object was when the store was asked last, and when that was
+used                        how many bytes of blocks there are, as far as was counted
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import secrets
+import struct
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from ..reading.origin import Version
+from .cached import CachedObject
+from .eviction import Resident, victims
+from .layout import BLOCK_BYTES, HEADER_BYTES, Subject, Use, subject_of
+from .locks import RangeLock
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".object"
+_KEPT_OPEN = 256
+_USED = struct.Struct("<Qd")
+_PATIENCE_S = 2.0
+_FULL_S = 5.0
+_COUNT_S = 3600.0
+_BEGUN_S, _KNOWN_S = 3600.0, 30 * 86400.0
+_EVICTING_AT, _WRITING_AT = 2**40, 2**41
+_ROOM_SHARE = 0.02
+"""As much of the budget becomes free at once, so that looking for what may leave is rare."""
+_PASSING = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.EMFILE, errno.ENFILE, errno.ENOENT,
+)  # fmt: skip
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# What lies here can be fetched again.\n"
+"""https://bford.info/cachedir/: backups leave such folders out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object in the cache, for people and for choosing what leaves."""
+
+    key: str
+    subject: Subject
+    held_bytes: int
+    use: Use
+
+    @property
+    def group(self) -> str:
+        """Its store and folder."""
+        return f"{self.subject.store} {self.subject.path.rpartition('/')[0]}"
+
+
+class CacheFolder:
+    """The objects under a folder. Any thread and process may use it at once.
+
+    Args:
+        most_bytes: what the objects' blocks may take; fewer where the disk gets full.
+        keep_free: the part of the disk that is left free for others.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int, *, keep_free: float = 0.1) -> None:
+        self.folder = folder
+        self.most_bytes = most_bytes
+        self._keep_free = keep_free
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, CachedObject] = OrderedDict()
+        self._refused: dict[str, float] = {}
+        self._off_until = 0.0
+        (folder / "objects").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "versions").mkdir(mode=0o700, exist_ok=True)
+        self._used = folder / "used"
+        self._used_fd = os.open(self._used, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        weakref.finalize(self, os.close, self._used_fd)
+        if not (folder / "CACHEDIR.TAG").exists():
+            (folder / "CACHEDIR.TAG").write_bytes(_TAG)
+
+    # -- objects -----------------------------------------------------------------------------------------
+
+    def object(self, subject: Subject) -> CachedObject | None:
+        """The object's file, made if there is none; None if it can't be cached.
+
+        Opening it counts as a use.
+        """
+        key = _key(subject)
+        with self._lock:
+            found = self._open.get(key)
+            if found is not None and found.is_current:
+                self._open.move_to_end(key)
+                found.used(time.time())
+                return found
+            try:
+                found = self._find(key, subject) or self._make(key, subject)
+            except OSError as error:
+                self._failed(error)
+                return None
+            except ValueError as error:
+                log.info("%s", error)
+                return None
+            if found is None:
+                return None
+            self._open[key] = found
+            while len(self._open) > _KEPT_OPEN:
+                self._open.popitem(last=False)
+            return found
+
+    def keep(self, cached: CachedObject, start: int, data: memoryview) -> None:
+        """Write whole blocks of an object, if there is room for them; a full disk is told once, and is no error."""
+        if time.monotonic() < self._off_until or not self._reserve(cached, len(data)):
+            return
+        lock = RangeLock(self._used, _WRITING_AT, shared=True)
+        try:
+            # Counted before it is written: a count is too high after a kill, never too low.
+            if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
+                cached.write(start, data)
+        except OSError as error:
+            self._add(-len(data))
+            self._failed(error)
+        finally:
+            lock.close()
+
+    def remove(self, key: str, held_bytes: int) -> bool:
+        """Remove an object, unless it is pinned; whoever has it open can read on."""
+        path = self.path_of(key)
+        cached = CachedObject.open(path)
+        if cached is not None:
+            lock = cached.removal()
+            try:
+                if not lock.acquire():
+                    return False
+                with suppress(FileNotFoundError):
+                    path.unlink()
+            finally:
+                lock.close()
+        else:
+            with suppress(FileNotFoundError):
+                path.unlink()
+        self._add(-held_bytes)
+        return True
+
+    def entries(self) -> Iterator[Entry]:
+        """What is there."""
+        for path in (self.folder / "objects").glob(f"*/*{_SUFFIX}"):
+            try:
+                with path.open("rb") as file:
+                    found = subject_of(file.read(HEADER_BYTES))
+                cached = CachedObject.open(path)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            if found is None or cached is None:
+                log.warning("%s is no whole cache file; it is removed", path)
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                continue
+            held = cached.held_blocks() * BLOCK_BYTES
+            yield Entry(path.name.removesuffix(_SUFFIX), found[0], held, found[1])
+
+    @property
+    def used_bytes(self) -> int:
+        """What the blocks take, as far as was counted."""
+        return self._read_used()[0]
+
+    def count(self) -> int:
+        """Look how much is there, which puts the count right unless somebody keeps writing.
+
+        What killed processes have left behind goes.
+        """
+        self._sweep()
+        lock = RangeLock(self._used, _WRITING_AT)
+        try:
+            alone = lock.acquire(_PATIENCE_S)
+            used = sum(entry.held_bytes for entry in self.entries())
+            if alone:
+                os.pwrite(self._used_fd, _USED.pack(used, time.time()), 0)
+            return used
+        finally:
+            lock.close()
+
+    # -- what objects are now ------------------------------------------------------------------------------
+
+    def version(self, store: str, path: str, since_s: float) -> Version | None:
+        """What an object was when the store was asked last, if that was not before `since_s` (since the epoch)."""
+        try:
+            found = orjson.loads(self._version_path(store, path).read_bytes())
+            if found["path"] == path and found["asked_s"] >= since_s:
+                return Version(found["size"], found["tag"])
+        except (FileNotFoundError, ValueError, KeyError):
+            pass
+        return None
+
+    def remember(self, store: str, path: str, version: Version) -> None:
+        """The store has just said what an object is. An older content of it leaves."""
+        at = self._version_path(store, path)
+        try:
+            with suppress(FileNotFoundError, ValueError, KeyError):
+                before = orjson.loads(at.read_bytes())
+                old = Version(before["size"], before["tag"])
+                if before["path"] == path and old != version:
+                    self._leave(Subject(store, path, old.size, old.tag))
+            at.parent.mkdir(mode=0o700, exist_ok=True)
+            aside = at.with_name(f"{at.name}.{secrets.token_hex(4)}")
+            told = {"path": path, "size": version.size, "tag": version.tag, "asked_s": time.time()}
+            aside.write_bytes(orjson.dumps(told))
+            aside.rename(at)
+        except OSError as error:
+            self._failed(error)
+
+    def forget(self, store: str, path: str) -> None:
+        """The object is another one now."""
+        with suppress(FileNotFoundError):
+            self._version_path(store, path).unlink()
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _find(self, key: str, subject: Subject) -> CachedObject | None:
+        found = CachedObject.open(self.path_of(key))
+        if found is None:
+            return None
+        if found.subject != subject:
+            raise ValueError(f"{self.path_of(key)} is of another object")
+        found.used(time.time())
+        return found
+
+    def _make(self, key: str, subject: Subject) -> CachedObject | None:
+        if time.monotonic() < self._off_until:
+            return None
+        path = self.path_of(key)
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with aside.open("xb") as file:
+                file.write(subject.header())
+                file.truncate(subject.file_bytes)
+                os.pwrite(file.fileno(), Use(time.time()).packed(), HEADER_BYTES - 64)
+            try:
+                os.link(aside, path)  # whoever comes second takes the first one's
+            except FileExistsError:
+                if CachedObject.open(path) is None:
+                    aside.replace(path)  # what is there is broken
+        finally:
+            with suppress(FileNotFoundError):
+                aside.unlink()
+        return CachedObject.open(path)
+
+    def _leave(self, subject: Subject) -> None:
+        cached = CachedObject.open(self.path_of(_key(subject)))
+        if cached is not None:
+            self.remove(_key(subject), cached.held_blocks() * BLOCK_BYTES)
+
+    def _reserve(self, cached: CachedObject, more: int) -> bool:
+        """Whether there is room for so much more of an object, or could be made."""
+        group = f"{cached.subject.store} {cached.subject.path.rpartition('/')[0]}"
+        now = time.monotonic()
+        if now < self._refused.get(group, 0.0):
+            return False
+        if time.time() - self._read_used()[1] > _COUNT_S:
+            self.count()
+        if self.used_bytes + more <= self._budget() or self._make_room(group, more):
+            return True
+        if len(self._refused) > 10_000:
+            self._refused.clear()
+        self._refused[group] = now + _FULL_S
+        return False
+
+    def _budget(self) -> int:
+        stat = os.statvfs(self.folder)
+        free = stat.f_bavail * stat.f_frsize - int(stat.f_blocks * stat.f_frsize * self._keep_free)
+        return min(self.most_bytes, max(0, self.used_bytes + free))
+
+    def _make_room(self, group: str, more: int) -> bool:
+        """Whether something has left for it."""
+        lock = RangeLock(self._used, _EVICTING_AT)
+        try:
+            if not lock.acquire():
+                return False  # somebody else is at it
+            residents = [
+                Resident(e.key, e.group, e.held_bytes, e.use.last_s, e.use.interval_s)
+                for e in self.entries()
+                if e.held_bytes
+            ]
+            budget = self._budget()
+            wanted = self.used_bytes + more - budget
+            leaving: list[Resident] = []
+            for much in (max(wanted, int(budget * _ROOM_SHARE)), wanted):
+                leaving = leaving or victims(
+                    residents, wanted_bytes=much, group=group, budget_bytes=budget, now_s=time.time()
+                )
+            freed = sum(each.size_bytes for each in leaving if self.remove(each.key, each.size_bytes))
+            log.info("%s: %d objects with %d bytes left to make room for %s", self.folder, len(leaving), freed, group)
+            return freed >= wanted
+        finally:
+            lock.close()
+
+    def _add(self, more: int, within: int | None = None) -> bool:
+        """Count bytes, unless they would be more than allowed."""
+        lock = RangeLock(self._used)
+        try:
+            if not lock.acquire(_PATIENCE_S):
+                return False
+            used, counted_s = self._read_used()
+            if within is not None and used + more > within:
+                return False
+            os.pwrite(self._used_fd, _USED.pack(max(0, used + more), counted_s), 0)
+            return True
+        finally:
+            lock.close()
+
+    def _read_used(self) -> tuple[int, float]:
+        found = os.pread(self._used_fd, _USED.size, 0)
+        return _USED.unpack(found) if len(found) == _USED.size else (0, 0.0)
+
+    def _sweep(self) -> None:
+        """Remove what was begun and never finished, and what was last known too long ago to be of use."""
+        now_s = time.time()
+        for pattern, most_s in ((f"objects/*/*{_SUFFIX}.*", _BEGUN_S), ("versions/*/*.*", _BEGUN_S),
+                                ("versions/*/*", _KNOWN_S)):  # fmt: skip
+            for path in self.folder.glob(pattern):
+                with suppress(FileNotFoundError):
+                    if now_s - path.stat().st_mtime > most_s:
+                        path.unlink()
+
+    def _failed(self, error: OSError) -> None:
+        """Caching stops for a while; reading goes on without."""
+        if error.errno not in _PASSING:
+            raise error
+        if time.monotonic() >= self._off_until:
+            log.warning("The cache in %s can't be written (%s); reads go on without it for now.", self.folder, error)
+        self._off_until = time.monotonic() + 30.0
+
+    def path_of(self, key: str) -> Path:
+        """Where an object's file is, or would be."""
+        return self.folder / "objects" / key[:2] / f"{key}{_SUFFIX}"
+
+    def _version_path(self, store: str, path: str) -> Path:
+        key = hashlib.sha256(f"{store}\0{path}".encode()).hexdigest()[:32]
+        return self.folder / "versions" / key[:2] / key
+
+
+def used_bytes(folder: Path) -> int:
+    """What a cache in a folder takes, as far as was counted; 0 if there is none."""
+    try:
+        return _USED.unpack((folder / "used").read_bytes())[0]
+    except (FileNotFoundError, struct.error):
+        return 0
+
+
+def _key(subject: Subject) -> str:
+    told = f"{subject.store}\0{subject.path}\0{subject.size}\0{subject.tag}"
+    return hashlib.sha256(told.encode()).hexdigest()[:32]

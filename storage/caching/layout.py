@@ -1,0 +1,150 @@
+"""What a cached object's file looks like. Pure.
+
+    header      8 KiB: what object it is, and how it was used
+    index       8 bytes for each block: its CRC32C, and a mark once it is there
+    data        the object's bytes at their own places; sparse
+
+A block counts once its mark is written, which happens after its bytes; and it is handed out only if they sum up to its
+CRC32C. So nobody takes a block for whole that a killed process has begun, nor one whose bits have flipped.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import google_crc32c
+import orjson
+
+BLOCK_BYTES = 16 * 1024
+"""Small, since whole blocks are fetched: a read of 64 KiB at random costs 80 KiB at most."""
+HEADER_BYTES = 8192
+PAGE_BYTES = 4096
+USE_AT = HEADER_BYTES - 64
+
+_MAGIC = b"HOLDSHORT CACHE1"
+_PREFIX = struct.Struct("<16sII")
+_USE = struct.Struct("<dddQ")
+_ENTRY = struct.Struct("<II")
+_MARK = 0x5EA1ED01
+ENTRY_BYTES = _ENTRY.size
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Which content of which object a file is for.
+
+    Attributes:
+        store: what tells its store from others; without any secret.
+        path: of the object, as its file system names it.
+        tag: the store's name for this content, see reading.origin.Version.
+    """
+
+    store: str
+    path: str
+    size: int
+    tag: str
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return -(-self.size // BLOCK_BYTES)
+
+    @property
+    def data_at(self) -> int:
+        """Where its bytes begin in the file."""
+        return HEADER_BYTES + -(-self.blocks * ENTRY_BYTES // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def file_bytes(self) -> int:
+        """How long the file is, holes included."""
+        return self.data_at + self.size
+
+    def header(self) -> bytes:
+        """The first part of the file. Raises ValueError if its path is too long for one."""
+        about = orjson.dumps(asdict(self))
+        if _PREFIX.size + len(about) > USE_AT:
+            raise ValueError(f"the name is too long to be cached: {self.path[:100]}…")
+        found = _PREFIX.pack(_MAGIC, crc32c(about), len(about)) + about
+        return found.ljust(HEADER_BYTES, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a cached object was used, by all processes.
+
+    Attributes:
+        last_s: when it was opened last, in seconds since the epoch.
+        interval_s: the longest time between two uses lately; 0.0 as long as there was only one.
+        opens: how often it was opened.
+    """
+
+    last_s: float
+    interval_s: float = 0.0
+    opens: int = 1
+
+    def again(self, now_s: float) -> Use:
+        """It is opened once more. Openings close together count as one use: workers of a loader, ranks of a job."""
+        interval_s = max(0.0, now_s - self.last_s)
+        return Use(now_s, max(interval_s, self.interval_s * 0.9), self.opens + 1)
+
+    def packed(self) -> bytes:
+        return _USE.pack(self.last_s, self.interval_s, 0.0, self.opens)
+
+
+def subject_of(header: bytes) -> tuple[Subject, Use] | None:
+    """What a header says; None if it is not one of ours, or not whole."""
+    if len(header) < HEADER_BYTES:
+        return None
+    magic, crc, length = _PREFIX.unpack_from(header)
+    about = header[_PREFIX.size : _PREFIX.size + length]
+    if magic != _MAGIC or crc32c(about) != crc:
+        return None
+    last_s, interval_s, _, opens = _USE.unpack_from(header, USE_AT)
+    return Subject(**orjson.loads(about)), Use(last_s, interval_s, opens)
+
+
+def entry_at(block: int) -> int:
+    """Where a block's entry lies in the file."""
+    return HEADER_BYTES + block * ENTRY_BYTES
+
+
+def entries(sums: list[int]) -> bytes:
+    """The entries of blocks that are there, with these sums."""
+    return b"".join(_ENTRY.pack(crc, _MARK) for crc in sums)
+
+
+def sums_of(index: bytes) -> list[int | None]:
+    """The sums of blocks; None for one that is not there."""
+    return [crc if mark == _MARK else None for crc, mark in _ENTRY.iter_unpack(index)]
+
+
+def blocks_around(start: int, end: int) -> tuple[int, int]:
+    """The first block of a range of bytes, and the one after its last."""
+    return start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+
+
+def missing(sums: list[int | None], first: int, gap_blocks: int) -> Iterator[tuple[int, int]]:
+    """Runs of blocks that are not there, (first, one after the last); those with no more than a gap between are one."""
+    begin = end = -1
+    for place, found in enumerate(sums, first):
+        if found is not None:
+            continue
+        if begin >= 0 and place - end > gap_blocks:
+            yield begin, end
+            begin = -1
+        if begin < 0:
+            begin = place
+        end = place + 1
+    if begin >= 0:
+        yield begin, end
+
+
+def crc32c(*parts: bytes | bytearray | memoryview) -> int:
+    """CRC32C (Castagnoli, RFC 3720) of bytes that lie one behind the other."""
+    found = 0
+    for part in parts:
+        found = cast("int", google_crc32c.extend(found, bytes(part)))  # pyright: ignore[reportUnknownMemberType]
+    return found
