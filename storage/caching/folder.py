@@ -39,7 +39,7 @@ _PATIENCE_S = 2.0
 _FULL_S = 5.0
 _COUNT_S = 3600.0
 _BEGUN_S, _KNOWN_S = 3600.0, 30 * 86400.0
-_EVICTING_AT, _WRITING_AT = 2**40, 2**41
+_EVICTING_AT, _CHANGING_AT, _COUNTING_AT = 2**40, 2**41, 2**42
 _ROOM_SHARE = 0.02
 """As much of the budget becomes free at once, so that looking for what may leave is rare."""
 _PASSING = (
@@ -122,7 +122,7 @@ class CacheFolder:
         """Write whole blocks of an object, if there is room for them; a full disk is told once, and is no error."""
         if time.monotonic() < self._off_until or not self._reserve(cached, len(data)):
             return
-        lock = RangeLock(self._used, _WRITING_AT, shared=True)
+        lock = RangeLock(self._used, _CHANGING_AT, shared=True)
         try:
             # Counted before it is written: a count is too high after a kill, never too low.
             if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
@@ -134,23 +134,24 @@ class CacheFolder:
             lock.close()
 
     def remove(self, key: str, held_bytes: int) -> bool:
-        """Remove an object, unless it is pinned; whoever has it open can read on."""
+        """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""
         path = self.path_of(key)
         cached = CachedObject.open(path)
-        if cached is not None:
-            lock = cached.removal()
-            try:
-                if not lock.acquire():
-                    return False
-                with suppress(FileNotFoundError):
-                    path.unlink()
-            finally:
-                lock.close()
+        if cached is None:
+            return False
+        pinned, counting = cached.removal(), RangeLock(self._used, _CHANGING_AT, shared=True)
+        try:
+            if not pinned.acquire() or not counting.acquire(_PATIENCE_S):
+                return False
+            path.unlink()
+            self._add(-held_bytes)
+        except FileNotFoundError:
+            return False
         else:
-            with suppress(FileNotFoundError):
-                path.unlink()
-        self._add(-held_bytes)
-        return True
+            return True
+        finally:
+            pinned.close()
+            counting.close()
 
     def entries(self) -> Iterator[Entry]:
         """What is there."""
@@ -175,16 +176,16 @@ class CacheFolder:
         return self._read_used()[0]
 
     def count(self) -> int:
-        """Look how much is there, which puts the count right unless somebody keeps writing.
+        """Look how much is there, which puts the count right unless somebody keeps changing it.
 
         What killed processes have left behind goes.
         """
         self._sweep()
-        lock = RangeLock(self._used, _WRITING_AT)
+        lock = RangeLock(self._used, _CHANGING_AT)
         try:
-            alone = lock.acquire(_PATIENCE_S)
+            is_still = lock.acquire(_PATIENCE_S)
             used = sum(entry.held_bytes for entry in self.entries())
-            if alone:
+            if is_still:
                 os.pwrite(self._used_fd, _USED.pack(used, time.time()), 0)
             return used
         finally:
@@ -267,8 +268,7 @@ class CacheFolder:
         now = time.monotonic()
         if now < self._refused.get(group, 0.0):
             return False
-        if time.time() - self._read_used()[1] > _COUNT_S:
-            self.count()
+        self._count_now_and_then()
         if self.used_bytes + more <= self._budget() or self._make_room(group, more):
             return True
         if len(self._refused) > 10_000:
@@ -280,6 +280,17 @@ class CacheFolder:
         stat = os.statvfs(self.folder)
         free = stat.f_bavail * stat.f_frsize - int(stat.f_blocks * stat.f_frsize * self._keep_free)
         return min(self.most_bytes, max(0, self.used_bytes + free))
+
+    def _count_now_and_then(self) -> None:
+        """Kills make the count too high; one process at a time puts it right."""
+        if time.time() - self._read_used()[1] < _COUNT_S:
+            return
+        lock = RangeLock(self._used, _COUNTING_AT)
+        try:
+            if lock.acquire():
+                self.count()
+        finally:
+            lock.close()
 
     def _make_room(self, group: str, more: int) -> bool:
         """Whether something has left for it."""

@@ -245,15 +245,15 @@ def test_a_child_that_is_forked_in_the_middle_of_a_fetch_holds_no_lock_of_it(sto
 
 
 def test_the_cache_never_takes_more_than_its_budget_and_reads_stay_right(store: FaultyS3, cache: Path) -> None:
-    budget = 12 * MIB
+    budget = 30 * MIB
     fs = opened(store.options, cache_bytes=budget)
-    for round_ in range(3):
-        for name in ("one/a", "one/b", "two/c", "two/d"):
+    for round_ in range(2):
+        for name in ("one/a", "one/b", "one/c", "two/d", "two/e"):
             assert fs.cat_file(f"bkt/{name}") == CONTENT
             held = sum(entry.held_bytes for entry in CacheFolder(cache, budget).entries())
             assert held <= budget, round_
             assert _allocated(cache) <= budget + 2 * MIB
-    assert held > budget * 0.7
+    assert held > budget * 0.4
 
 
 def _allocated(cache: Path) -> int:
