@@ -182,6 +182,8 @@ class Settings(BaseSettings):
     trace_folder: Path | None = None
     """Where workers write down each micro-batch and hold, one JSON line each, for looking at later."""
 
+    cache: str | None = None
+    """The folder of the cache of what is read by a profile; by default in the user's cache folder."""
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Access profiles of your own: a named one with some other values (holdshort.profiles.Access)."""
 
