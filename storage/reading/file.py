@@ -48,7 +48,7 @@ class ObjectFile(io.BufferedIOBase):
         self._fetcher = fetcher
         self._source = source
         self._access: Access = access
-        self._head = head
+        self._head = head if fetcher.buffers.admit(len(head)) else b""
         self._ahead = ReadAhead(access, self.size)
         self._window = Window(fetcher, source, access.part_bytes)
         self._lock = threading.Lock()
@@ -108,6 +108,8 @@ class ObjectFile(io.BufferedIOBase):
     def close(self) -> None:
         if not self.closed:
             self._window.clear()
+            self._fetcher.buffers.dismiss(len(self._head))
+            self._head = b""
         super().close()
 
     # -- inside ------------------------------------------------------------------------------------------

@@ -496,3 +496,16 @@ def test_a_file_of_no_known_size_is_refused() -> None:
 
     with pytest.raises(StoreUnavailable, match="no known size"):
         AnyFileSystem(Endless()).first("a", 10)
+
+
+def test_the_first_bytes_of_open_files_count_in_the_budget(tmp_path: Path) -> None:
+    buffers = Buffers(MIB)
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    fs = fsspec.filesystem("file")
+    reader = Reader(fs, buffers, connections=4)
+    files = [reader.open(str(tmp_path / "a.bin"), Access()) for _ in range(8)]
+    assert buffers.taken_bytes == MIB, "of eight heads of 256 KiB four were kept"
+    assert all(file.read(1000) == CONTENT[:1000] for file in files)
+    for file in files:
+        file.close()
+    assert buffers.taken_bytes == 0
