@@ -2,8 +2,8 @@
 
     python benchmarks/storage_racing.py [--quick]
 
-Each reads the whole object and compares what it got with what the store has. The cache is empty at the beginning of each
-round; the readers begin a tenth of a second apart. "Fetched" is what the store sent ÷ the size of the object.
+Each reads the whole object and compares what it got with what the store has. The cache is empty when a round begins; the
+readers begin a tenth of a second apart. "Fetched" is what the store sent ÷ the size of the object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import reporting
