@@ -2,8 +2,8 @@
 
     python benchmarks/storage_racing.py [--quick]
 
-Each reads the whole object and compares what it got with what the store has. The cache is empty when a round begins; the
-readers begin a tenth of a second apart. "Fetched" is what the store sent ÷ the size of the object.
+Each reads the whole object and compares what it got with what the store has. The cache is empty when a round
+begins; the readers begin a tenth of a second apart. "Fetched" is what the store sent ÷ the size of the object.
 """
 
 from __future__ import annotations
