@@ -64,10 +64,14 @@ class ObjectChanged(StoreError):
 
     Args:
         path: the object.
+        was_asked_for: whether its old version was wanted, and the store does not keep it.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} was replaced or removed while it was read. Open it again to read what is there now.")
+    def __init__(self, path: str, *, was_asked_for: bool = False) -> None:
+        unkept = ", and the store keeps no older version of it" if was_asked_for else ""
+        super().__init__(
+            f"{path} was replaced or removed while it was read{unkept}. Open it again to read what is there now."
+        )
 
 
 class SettingsError(HoldshortError):

@@ -7,12 +7,12 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isinf
 from typing import Any
 
 from ...profiles.access import KIB, Access
-from ..errors import ObjectChanged
+from ..errors import ObjectChanged, SettingsError
 from .buffers import Buffers, filled
 from .family import family_began_s
 from .fetching import Fetcher
@@ -143,7 +143,7 @@ class Reader:
             known = cache.version(path, since_s)
             if known is not None and isinf(access.freshness_s):
                 self._versions.put(path, known)
-        if known is not None:
+        if known is not None and (known.kept or access.when_replaced == "error"):
             return self._source(path, known, access, cache), b""
         version, head = self._fetcher.origin.first(path, length)
         if access.freshness_s > 0:
@@ -155,7 +155,7 @@ class Reader:
         return source, head
 
     def _source(self, path: str, version: Version, access: Access, cache: Cache | None) -> Source:
-        direct = Direct(self._fetcher.origin, path, version)
+        direct = Direct(self._fetcher.origin, path, _wanted(version, path, access))
         return direct if cache is None else cache.source(direct, self._fetcher.buffers, access.gap_bytes)
 
     def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
@@ -283,6 +283,18 @@ class _Shared:
         for place, first, last in self._serves:
             self._found[place] = data if last - first == len(data) else data[first - start : last - start]
         return came
+
+
+def _wanted(version: Version, path: str, access: Access) -> Version:
+    """The version as it is to be read: for as long as it is the object's, or for as long as the store keeps it."""
+    if access.when_replaced == "error":
+        return replace(version, kept="") if version.kept else version
+    if version.size and not version.kept:
+        raise SettingsError(
+            f"{path} can't be read with when_replaced = 'old version', since its store keeps no old versions of it. "
+            f"Turn on versioning for the bucket, or leave it at 'error'."
+        )
+    return version
 
 
 def _bounds(start: int | None, end: int | None, size: int) -> tuple[int, int]:
