@@ -7,6 +7,7 @@
     │   ├── ObjectNotFound
     │   ├── StoreRefused          this store can't keep the promises
     │   ├── ObjectChanged         it was replaced while it was read
+    │   ├── AttemptLost           a save that can't be committed any more
     │   └── Corrupt               bytes are not what was written
     ├── SettingsError             configuration
     ├── RefusedJob                a job that can't be accepted as it stands
@@ -72,6 +73,10 @@ class ObjectChanged(StoreError):
         super().__init__(
             f"{path} was replaced or removed while it was read{unkept}. Open it again to read what is there now."
         )
+
+
+class AttemptLost(StoreError):
+    """Raised when a save can't be committed any more, as a rank failed or files were collected; nothing is visible."""
 
 
 class SettingsError(HoldshortError):

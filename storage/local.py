@@ -89,7 +89,7 @@ class LocalStore:
                 yield part
 
     def list(self, folder: str) -> builtins.list[str]:
-        target = self._at(folder)
+        target = self._at(folder) if folder else str(self.root)
         with self._acting(folder):
             try:
                 with os.scandir(target) as entries:

@@ -116,7 +116,7 @@ class RemoteStore:
             start += part_bytes
 
     def list(self, folder: str) -> builtins.list[str]:
-        base = self._at(folder)
+        base = self._at(folder) if folder else self._root
         try:
             with self._reading(folder), self._lock:
                 found: list[dict[str, Any]] = self._fs.ls(base, detail=True, refresh=True)

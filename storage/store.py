@@ -53,7 +53,7 @@ class Store(Protocol):
         ...
 
     def list(self, folder: str) -> builtins.list[str]:
-        """Names directly in a folder, sorted; folders end in "/". A folder that does not exist is empty."""
+        """Names directly in a folder ("": the root), sorted; folders end in "/". One that does not exist is empty."""
         ...
 
     def delete(self, path: str) -> None:
