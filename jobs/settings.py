@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """
     store_options: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Passed to the fsspec file system, e.g. {endpoint_url = "http://…"}."""
+    replicas: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]], repr=False)
+    """Options of the stores that checkpoints are replicated to, by the beginning of their URL."""
     fsync: bool = False
     """Whether each object in a store folder survives a power cut; any process may die either way."""
     quantum_s: Seconds = 30.0

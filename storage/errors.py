@@ -8,6 +8,7 @@
     │   ├── StoreRefused          this store can't keep the promises
     │   ├── ObjectChanged         it was replaced while it was read
     │   ├── AttemptLost           a save that can't be committed any more
+    │   ├── UploadGone            an object in parts that can't be finished any more
     │   └── Corrupt               bytes are not what was written
     ├── SettingsError             configuration
     ├── RefusedJob                a job that can't be accepted as it stands
@@ -77,6 +78,10 @@ class ObjectChanged(StoreError):
 
 class AttemptLost(StoreError):
     """Raised when a save can't be committed any more, as a rank failed or files were collected; nothing is visible."""
+
+
+class UploadGone(StoreError):
+    """Raised when the parts of an object that was begun are not there any more, or don't make the object."""
 
 
 class SettingsError(HoldshortError):

@@ -162,13 +162,16 @@ def test_a_worker_killed_in_mid_copy_leaves_a_checkpoint_that_completes_and_veri
 def test_a_worker_killed_between_copies_repeats_only_what_was_not_committed(
     client: Client, processes: Processes, source: Path, point: str
 ) -> None:
+    for number in range(300):  # 64 small files are one commit
+        (source / f"small-{number}").write_bytes(b"%d" % number)
     job = _submit(client, source)
-    assert processes.worker(kill_at=point, nth=5, ready=False).wait(timeout=30) == -signal.SIGKILL
+    assert processes.worker(kill_at=point, nth=3, ready=False).wait(timeout=30) == -signal.SIGKILL
     assert steps(client.ledger.store, "run-7") == []
     processes.worker()
     assert job.wait(timeout=60).all_ok
     manifest = read_manifest(client.ledger.store, "run-7", 1000)
-    assert _contents(client, manifest) == FILES
+    small = {f"small-{number}": b"%d" % number for number in range(300)}
+    assert _contents(client, manifest) == {**FILES, **small}
 
 
 def test_what_is_no_folder_with_files_is_refused(client: Client, tmp_path: Path) -> None:
