@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from ..storage.errors import BrokerUnavailable, IdempotencyConflict, StoreError
+from ..storage.errors import BrokerUnavailable, IdempotencyConflict, StoreError, UnknownJob
 from ..storage.local import LocalStore
 from ..storage.store import Store
 from .broker.broker import Broker
@@ -66,6 +66,10 @@ def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterabl
     """Store the rows and make the job exist, without publishing."""
     job_id = id_from_key(job.idempotency_key, tenant=job.tenant) if job.idempotency_key else new_id()
     digest = ContentDigest()
+    if job.idempotency_key and not _depends_on_content(job):
+        with suppress(UnknownJob):
+            # What it is to do is done, perhaps, and could not be accepted a second time.
+            return _same(ledger.record(job_id), _job_digest(job, digest), job)
     most = job.slice_bytes if isinstance(job, CheckpointJob) else math.inf
     shards = pack(_digested(rows, digest), shard_rows=job.shard_rows, moves_bytes=most)
     upload = _upload(ledger, job_id, shards)
@@ -90,13 +94,22 @@ def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterabl
     if accepted.upload == upload.id:
         return accepted
     ledger.drop_upload(job_id, upload.id)
-    if accepted.digest != record.digest:
+    return _same(accepted, record.digest, job)
+
+
+def _same(accepted: JobRecord, digest: str, job: BatchInferenceJob | CheckpointJob) -> JobRecord:
+    if accepted.digest != digest:
         raise IdempotencyConflict(
             f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different "
             f"input, pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
         )
     log.info("job %s was accepted before", accepted.id)
     return accepted
+
+
+def _depends_on_content(job: BatchInferenceJob | CheckpointJob) -> bool:
+    """Whether it is another job when its input is; what is done with committed steps is said by the job alone."""
+    return not isinstance(job, CheckpointJob) or job.action == "save"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,5 +213,7 @@ def _job_digest(job: BatchInferenceJob | CheckpointJob, content: ContentDigest) 
     if isinstance(job, CheckpointJob):
         fields = ("action", "name", "step", "to", "keep_last", "keep_every")
         shape |= {field: found for field in fields if (found := getattr(job, field)) is not None}
-    text = orjson.dumps(shape, option=orjson.OPT_SORT_KEYS) + content.hexdigest().encode()
+    text = orjson.dumps(shape, option=orjson.OPT_SORT_KEYS)
+    if _depends_on_content(job):
+        text += content.hexdigest().encode()
     return f"sha256:{hashlib.sha256(text).hexdigest()}"

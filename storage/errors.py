@@ -8,6 +8,7 @@
     │   ├── StoreRefused          this store can't keep the promises
     │   ├── ObjectChanged         it was replaced while it was read
     │   ├── AttemptLost           a save that can't be committed any more
+    │   ├── Unreadable            a file to copy is missing, or not what it was
     │   ├── UploadGone            an object in parts that can't be finished any more
     │   └── Corrupt               bytes are not what was written
     ├── SettingsError             configuration
@@ -78,6 +79,18 @@ class ObjectChanged(StoreError):
 
 class AttemptLost(StoreError):
     """Raised when a save can't be committed any more, as a rank failed or files were collected; nothing is visible."""
+
+
+class Unreadable(StoreError):
+    """Raised when a file that is to be copied is missing, was written again, or is not what its manifest says.
+
+    Args:
+        code: a short stable name, as rows of jobs have it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class UploadGone(StoreError):

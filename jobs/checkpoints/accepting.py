@@ -14,6 +14,7 @@ import orjson
 
 from ...storage.checkpoints.manifest import Manifest, file_path, read_manifest, steps
 from ...storage.errors import Corrupt, HoldshortError, NotAllowedNow, ObjectNotFound, RefusedJob
+from ...storage.parted.cutting import Cut, cut, slices
 from ...storage.parted.protocol import Parted
 from ...storage.sources import source_of, version_of
 from ...storage.store import Store
@@ -21,7 +22,6 @@ from ..input import InputRow
 from ..spec import CheckpointJob
 from .places import Places
 from .restore_folder import check_free, inside
-from .slices import Cut, cut, slices
 
 _FOLDER_PARTS = 2**31
 STEPS = "//"

@@ -10,16 +10,15 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from ....jobs.checkpoints.places import Places
-from ....jobs.checkpoints.slices import PIECE_BYTES, pieces
 from ....jobs.rows import Row, RowError
 from ....storage.crc32c import of_slices
-from ....storage.errors import Interrupted
+from ....storage.errors import Interrupted, Unreadable
 from ....storage.flow import Flow
 from ....storage.local import LocalStore
+from ....storage.parted.cutting import PIECE_BYTES, pieces
 from ....storage.store import Store
 from ..failures import row_error
 from ..protocol import BaseEngine, EngineInfo, Unit
-from .ends import Wrong
 from .moving import Moved, Mover, Piece, check
 from .pruning import prune_step
 
@@ -116,8 +115,8 @@ class CheckpointEngine(BaseEngine):
         else:
             try:
                 check(body, crc32c)
-            except Wrong as wrong:
-                return wrong.error
+            except Unreadable as error:
+                return RowError(error.code, str(error))
         if tags := [each.tag for each in moved if each.tag]:
             found["tags"] = tags
         if body["action"] != "save":

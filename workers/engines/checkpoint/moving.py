@@ -12,15 +12,16 @@ import google_crc32c
 
 from ....jobs.checkpoints.places import Places
 from ....jobs.checkpoints.restore_folder import RestoreFolder
-from ....jobs.checkpoints.slices import PIECE_BYTES
 from ....jobs.checkpoints.uploads import Upload, Uploads
 from ....jobs.rows import Row, RowError
 from ....storage.checkpoints.manifest import file_path
+from ....storage.checkpoints.origins import Committed, Origin, Source
 from ....storage.checksums import Sum
-from ....storage.errors import NotAllowedNow, ObjectNotFound, StoreUnavailable, UploadGone
+from ....storage.errors import NotAllowedNow, ObjectNotFound, StoreUnavailable, Unreadable, UploadGone
 from ....storage.flow import Flow
+from ....storage.parted.cutting import PIECE_BYTES
 from ....storage.store import Store
-from .ends import Committed, Destination, InFolder, InStore, Origin, Source, Wrong
+from .ends import Destination, InFolder, InStore
 
 _REMEMBERED = 1024
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
@@ -76,8 +77,8 @@ class Mover:
         while True:
             try:
                 return self._move(piece, flow)
-            except Wrong as wrong:
-                return wrong.error
+            except Unreadable as error:
+                return RowError(error.code, str(error))
             except UploadGone as error:
                 return RowError("upload_gone", str(error))
             except NotAllowedNow as error:
@@ -92,7 +93,7 @@ class Mover:
 
     def _move(self, piece: Piece, flow: Flow) -> Moved:
         body = piece.row.body
-        origin: Origin = Source(body) if body["action"] == "save" else Committed(self._store, body)
+        origin = self._origin(body)
         if body["action"] == "verify":
             return _summed(origin.read(piece.start, piece.end, flow))
         destination = self._destination(body)
@@ -110,6 +111,12 @@ class Mover:
         moved = _summed(data)
         tag = destination.parted.put(path, upload.token, piece.index, piece.start, data, flow)
         return Moved(moved.size_bytes, moved.crc32c, tag)
+
+    def _origin(self, body: dict[str, Any]) -> Origin:
+        if body["action"] == "save":
+            size = int(body.get("file_bytes", body["size_bytes"]))
+            return Source(body["source"], body["path"], size, body["version"])
+        return Committed(self._store, body["name"], body["step"], body["attempt"], body["path"])
 
     def _small(
         self, origin: Origin, destination: Destination, path: str, size: int, body: dict[str, Any], flow: Flow
@@ -183,11 +190,11 @@ class Mover:
 
 
 def check(body: dict[str, Any], crc32c: int) -> None:
-    """Raises Wrong if a whole file's CRC32C is not that of the manifest."""
+    """Raises Unreadable if a whole file's CRC32C is not that of the manifest."""
     wanted = body.get("crc32c")
     if wanted and f"{crc32c:08x}" != wanted:
         said = f"{body['path']} of step {body['step']} has CRC32C {crc32c:08x}, not {wanted}"
-        raise Wrong(RowError("corrupt", said))
+        raise Unreadable("corrupt", said)
 
 
 def _path(body: dict[str, Any]) -> str:
@@ -199,7 +206,7 @@ def _there(destination: Destination, path: str, start: int, end: int, flow: Flow
     try:
         return destination.read(path, start, end, flow)
     except ObjectNotFound as error:
-        raise Wrong(RowError("upload_gone", f"{path} was in the target and is gone: {error}")) from error
+        raise Unreadable("upload_gone", f"{path} was in the target and is gone: {error}") from error
 
 
 def _summed(data: bytes) -> Moved:
