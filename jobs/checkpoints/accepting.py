@@ -30,9 +30,7 @@ STEPS = "//"
 
 def rows_of(store: Store, job: CheckpointJob, places: Places) -> Iterator[InputRow]:
     """The rows of a job. Raises RefusedJob, ObjectNotFound, StoreUnavailable and whatever opens no other store."""
-    if job.action == "save":
-        return _saved(store, job)
-    return iter(list(_of_steps(store, job, places)))
+    return _saved(store, job) if job.action == "save" else _of_steps(store, job, places)
 
 
 def file_of(custom_id: str) -> str:

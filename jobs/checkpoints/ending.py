@@ -136,15 +136,14 @@ class _Ending:
     def _restore(self, files: list[File]) -> str:
         assert self._folder is not None
         self._folder.enter(self._uploads)
+        if self._folder.has_appeared:
+            return ""
         uploads = {upload.path: upload.token for upload in self._uploads.all()}
         for file in files:
-            if file.tags:
-                path, size = file.copied.path, file.copied.size_bytes
-                try:
-                    self._folder.parted.finish(path, uploads[path], file.tags, size)
-                except UploadGone:
-                    if not self._folder.folder.is_dir():
-                        raise
+            path, size = file.copied.path, file.copied.size_bytes
+            if path in uploads:
+                self._folder.parted.finish(path, uploads[path], file.tags, size)
+            self._folder.check(path, size)
         self._folder.appear()
         return ""
 

@@ -63,17 +63,22 @@ class RestoreFolder:
             self.parted.drop(path, token)
             raise
 
-    def appear(self) -> None:
-        """Make the folder appear; done already is no error.
+    def check(self, path: str, size_bytes: int) -> None:
+        """Raises UploadGone if a file is not there, or not as long as it has to be."""
+        try:
+            found = os.stat(self._locate(path)).st_size
+        except FileNotFoundError:
+            found = None
+        if found != size_bytes:
+            raise UploadGone(f"{path} has {found} bytes in what was restored for {self.folder}, not {size_bytes}.")
 
-        Raises:
-            NotAllowedNow: something else is there meanwhile.
-            UploadGone: what was restored is gone.
-        """
-        if not self._files.is_dir():
-            if self._aside.is_dir() and self.folder.is_dir():
-                return
-            raise UploadGone(f"What was restored for {self.folder} is gone.")
+    @property
+    def has_appeared(self) -> bool:
+        """Whether `appear` was done before, by this process or another."""
+        return self._aside.is_dir() and not self._files.is_dir() and self.folder.is_dir()
+
+    def appear(self) -> None:
+        """Make the folder appear. Raises NotAllowedNow if something else is there meanwhile."""
         check_free(self.folder)
         with suppress(FileNotFoundError):
             self.folder.rmdir()  # it is empty

@@ -25,6 +25,7 @@ from .pruning import prune_step
 _AT_ONCE_LOCAL, _AT_ONCE = 4, 8
 _IN_MEMORY_BYTES = 128 * 2**20
 _KEPT = 4096
+_PATIENCE_S = 20.0
 
 
 class CheckpointEngine(BaseEngine):
@@ -37,11 +38,12 @@ class CheckpointEngine(BaseEngine):
         store: the jobs' own.
         places: other stores, and whether folders are seen.
         bound_s: the pool's yield bound.
+        patience_s: how long a target that does not answer, or is full, is waited for before its row is tried later.
     """
 
-    def __init__(self, store: Store, places: Places, *, bound_s: float = 0.05) -> None:
+    def __init__(self, store: Store, places: Places, *, bound_s: float = 0.05, patience_s: float = _PATIENCE_S) -> None:
         self._store = store
-        self._mover = Mover(store, places)
+        self._mover = Mover(store, places, patience_s=patience_s)
         self._flow = Flow(bound_s)
         self._at_once = _AT_ONCE_LOCAL if isinstance(store, LocalStore) else _AT_ONCE
         self._kept: OrderedDict[tuple[str, int, int], Moved] = OrderedDict()

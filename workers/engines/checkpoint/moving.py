@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ from ....storage.parted.cutting import PIECE_BYTES
 from ....storage.store import Store
 from .ends import Destination, InFolder, InStore
 
+log = logging.getLogger(__name__)
+
 _REMEMBERED = 1024
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
-_TARGET_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,13 @@ class Mover:
     Args:
         store: the jobs' own.
         places: other stores.
+        patience_s: how long a target that does not answer, or is full, is waited for before its row is tried later.
     """
 
-    def __init__(self, store: Store, places: Places) -> None:
+    def __init__(self, store: Store, places: Places, *, patience_s: float) -> None:
         self._store = store
         self._places = places
+        self._patience_s = patience_s
         self._lock = threading.Lock()
         self._destinations: OrderedDict[str, Destination] = OrderedDict()
         self._uploads: OrderedDict[tuple[str, int], Upload] = OrderedDict()
@@ -86,8 +90,9 @@ class Mover:
             except StoreUnavailable as error:
                 # A job whose own store is away has nothing better to do than to wait; others need not wait for the
                 # target of one.
-                if piece.row.body["action"] in ("restore", "replicate") and waited >= _TARGET_PATIENCE_S:
+                if piece.row.body["action"] in ("restore", "replicate") and waited >= self._patience_s:
                     return RowError("target_unavailable", str(error), retryable=True, retry_after_s=pause_s)
+                log.warning("%s Waiting.", error)
             flow.wait(pause_s)
             waited, pause_s = waited + pause_s, min(_PAUSE_MOST_S, pause_s * 2)
 
