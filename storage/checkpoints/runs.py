@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ...profiles import BUILT_IN
 from ..errors import SettingsError
+from ..flow import Flow
 from ..opening import open_store
 from ..store import Store
 
@@ -93,6 +94,17 @@ class RunFolder:
 
     def read_parts(self, path: str, part_bytes: int = 8 * 2**20) -> Iterator[bytes]:
         return self._store.read_parts(self._at(path), part_bytes)
+
+    def read_range(self, path: str, start: int, end: int, flow: Flow) -> bytes:
+        return self._store.read_range(self._at(path), start, end, flow)
+
+    def size(self, path: str) -> int | None:
+        return self._store.size(self._at(path))
+
+    @property
+    def parted(self) -> None:
+        """Nothing here is written by several processes together."""
+        return None
 
     def list(self, folder: str) -> builtins.list[str]:
         return self._store.list("" if folder == self._prefix else self._at(folder))
