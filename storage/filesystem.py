@@ -6,6 +6,7 @@ import builtins
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import fsspec
@@ -13,13 +14,17 @@ from fsspec.implementations.chained import ChainedFileSystem
 
 from ..profiles import BUILT_IN, Access, Choice, Plan, Profile
 from .caching.opening import cache_for
+from .conditions import creating
 from .errors import MissingExtra, SettingsError
 from .explaining import choice_of, plan_of
 from .observing import Observing
-from .reading.buffers import Buffers
+from .reading.buffers import buffers_of_process
 from .reading.file import ObjectFile
 from .reading.reader import Reader
 from .settings import known_profiles
+from .writing.file import TextFile, WrittenFile, compressed
+from .writing.pairs import pairs
+from .writing.writer import Writer, copy_into, kind_of
 
 _LOOKS = frozenset(
     (
@@ -30,15 +35,16 @@ _LOOKS = frozenset(
 )  # fmt: skip
 _CHANGES = frozenset(
     (
-        "rm", "rm_file", "_rm", "mkdir", "makedirs", "rmdir", "copy", "cp_file", "mv", "touch", "put", "put_file",
-        "pipe", "pipe_file", "setxattr", "transaction", "start_transaction", "end_transaction",
+        "rm", "rm_file", "_rm", "mkdir", "makedirs", "rmdir", "copy", "cp_file", "mv", "touch", "setxattr",
     )
 )  # fmt: skip
+_UNUSED = frozenset(("chunksize", "max_concurrency", "fill_cache", "cache_type"))
+"""Options of other file systems about how to write, which is the profile's matter here."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 class ProfiledFileSystem(ChainedFileSystem):
-    """A file system whose reads follow a profile; everything else is the other one's.
+    """A file system whose reads and writes follow a profile; everything else is the other one's.
 
     Args:
         fs: the file system behind; or its protocol and options, as fsspec passes them on.
@@ -90,6 +96,11 @@ class ProfiledFileSystem(ChainedFileSystem):
         """What reads for this process."""
         return self._connect()[1]
 
+    @property
+    def writer(self) -> Writer:
+        """What writes for this process."""
+        return self._connect()[2]
+
     def explain(self, path: str) -> tuple[Choice, Plan]:
         """Which profile counts for a path, with which values, and why."""
         choice = self._choice(self._strip(path))
@@ -113,8 +124,13 @@ class ProfiledFileSystem(ChainedFileSystem):
                 self._observing.tell("open", path, size=file.size)
                 file.on_read = self._seen
             return file
+        path = self._strip(path)
+        if mode in ("wb", "xb"):
+            size, is_new = kwargs.pop("size", None), mode == "xb"
+            self._observing.tell("write", path)
+            return self._written(path, is_new=is_new, is_held=not autocommit, size_bytes=size, settings=kwargs)
         self.reader.forget()
-        self._observing.tell("append" if "a" in mode else "write", self._strip(path))
+        self._observing.tell("append" if "a" in mode else "write", path)
         if not autocommit:
             kwargs["autocommit"] = False
         return self.fs.open(path, mode, **kwargs)
@@ -178,6 +194,123 @@ class ProfiledFileSystem(ChainedFileSystem):
                 if outfile is None:
                     target.close()
 
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: Any = None,
+        cache_options: Any = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A file; one that is written is visible as a whole once it is closed, and not when its block fails.
+
+        Args:
+            mode: as that of the built-in `open`; "x" writes an object only if there is none of that name.
+            compression: of what is read or written, as fsspec knows it; "infer" goes by the name.
+        """
+        others: dict[str, Any] = {"block_size": block_size, "cache_options": cache_options, **kwargs}
+        if mode.replace("t", "").replace("b", "") not in ("w", "x"):
+            untyped: Any = super()
+            return untyped.open(path, mode, compression=compression, **others)
+        text = {name: others.pop(name) for name in ("encoding", "errors", "newline") if name in others}
+        untyped = super()
+        file: Any = untyped.open(path, f"{mode[0]}b", **others)
+        if compression is not None:
+            file = compressed(file, self._strip(path), compression)
+        return file if "b" in mode else TextFile(file, **text)
+
+    def pipe_file(self, path: str, value: Any, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Write an object from bytes; `mode="create"` only if there is none of that name."""
+        path = self._strip(path)
+        is_new = mode == "create"
+        if not (self.writer.is_ours or self._intrans):
+            self.reader.forget()
+            with creating(path, is_new=is_new):
+                self.fs.pipe_file(path, value, mode=mode, **kwargs)
+            return
+        self._observing.tell("write", path)
+        self._pipe(path, value, is_new=is_new, settings=kwargs)
+
+    def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
+        """Write one object from bytes; or many, from a mapping of path to bytes, at once."""
+        if isinstance(path, str):
+            self.pipe_file(path, value, **kwargs)
+        elif not isinstance(path, Mapping):
+            raise TypeError(f"pipe() takes a path or a mapping of paths to bytes, not {type(path).__name__}")
+        elif self._intrans or not self.writer.is_ours:
+            for each, data in cast("Mapping[str, Any]", path).items():
+                self.pipe_file(each, data, **kwargs)
+        else:
+            many = {self._strip(each): data for each, data in cast("Mapping[str, Any]", path).items()}
+            puts = {
+                each: (memoryview(data).nbytes, partial(self.pipe_file, each, data, **kwargs))
+                for each, data in many.items()
+            }
+            self.writer.put_each(puts, self._access)
+
+    def put_file(self, lpath: Any, rpath: str, callback: Any = None, mode: str = "overwrite", **kwargs: Any) -> None:
+        """Copy a local file to an object; `mode="create"` only if there is none of that name."""
+        rpath = self._strip(rpath)
+        if os.path.isdir(lpath):
+            self.fs.makedirs(rpath, exist_ok=True)
+            return
+        if not (self.writer.is_ours or self._intrans):
+            self.reader.forget()
+            more = {} if callback is None else {"callback": callback}
+            with creating(rpath, is_new=mode == "create"):
+                self.fs.put_file(lpath, rpath, mode=mode, **more, **kwargs)
+            return
+        size = os.path.getsize(lpath)
+        if callback is not None:
+            callback.set_size(size)
+        if self._makes_folders:
+            self.fs.makedirs(rpath.rpartition("/")[0], exist_ok=True)
+        self._observing.tell("write", rpath)
+        settings = {**(kind_of(lpath) if self._is_s3 else {}), **kwargs}
+        is_held = self._intrans
+        with self._written(rpath, is_new=mode == "create", is_held=is_held, size_bytes=size, settings=settings) as file:
+            self._in_transaction(file)
+            copy_into(file, str(lpath), callback.relative_update if callback is not None else lambda _: None)
+
+    def put(
+        self,
+        lpath: Any,
+        rpath: Any,
+        recursive: bool = False,
+        callback: Any = None,
+        maxdepth: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy local files to objects; folders with all below them if it is `recursive`."""
+        if not (self.writer.is_ours or self._intrans):
+            self.reader.forget()
+            more = {} if callback is None else {"callback": callback}
+            self.fs.put(lpath, rpath, recursive=recursive, maxdepth=maxdepth, **more, **kwargs)
+            return
+        isdir: Any = self.fs.isdir
+        found = pairs(lpath, rpath, recursive=recursive, maxdepth=maxdepth, strip=self._strip, isdir=isdir)
+        if callback is not None:
+            callback.set_size(len(found))
+
+        def one(local: str, remote: str) -> None:
+            if callback is None:
+                self.put_file(local, remote, **kwargs)
+                return
+            with callback.branched(local, remote) as child:
+                self.put_file(local, remote, callback=child, **kwargs)
+            callback.relative_update(1)
+
+        for local, remote in found:
+            if self._intrans or os.path.isdir(local):
+                one(local, remote)
+        if not self._intrans:
+            files = [(local, self._strip(remote)) for local, remote in found if not os.path.isdir(local)]
+            puts = {remote: (os.path.getsize(local), partial(one, local, remote)) for local, remote in files}
+            self.writer.put_each(puts, self._access)
+
     # -- the other one's ---------------------------------------------------------------------------------
 
     def __getattribute__(self, name: str) -> Any:
@@ -200,6 +333,44 @@ class ProfiledFileSystem(ChainedFileSystem):
         return f"{self.protocol}::{self.fs.unstrip_protocol(name)}"
 
     # -- inside ------------------------------------------------------------------------------------------
+
+    def _written(
+        self, path: str, *, is_new: bool, is_held: bool, size_bytes: int | None, settings: Mapping[str, Any]
+    ) -> Any:
+        """A file to write an object to: ours, or the other one's where it has none that could be discarded."""
+        self.reader.forget(path)
+        known = {name: value for name, value in settings.items() if name not in _UNUSED}
+        return self.writer.open(
+            path, self._access(path), is_new=is_new, is_held=is_held, size_bytes=size_bytes, settings=known, fs=self
+        )
+
+    def _pipe(self, path: str, value: Any, *, is_new: bool, settings: Mapping[str, Any]) -> None:
+        size = memoryview(value).nbytes
+        with self._written(path, is_new=is_new, is_held=self._intrans, size_bytes=size, settings=settings) as file:
+            self._in_transaction(file)
+            if isinstance(file, WrittenFile):
+                file.write(value, is_all=True)
+            else:
+                file.write(value)
+
+    def _in_transaction(self, file: Any) -> None:
+        if self._intrans:
+            transaction: Any = self.transaction
+            transaction.files.append(file)
+
+    @property
+    def _is_s3(self) -> bool:
+        return self._protocol_behind == "s3"
+
+    @property
+    def _makes_folders(self) -> bool:
+        """Whether a folder has to be made before a file can lie in it."""
+        return self._protocol_behind in ("file", "local")
+
+    @property
+    def _protocol_behind(self) -> str:
+        protocol = self.fs.protocol
+        return cast("str", protocol if isinstance(protocol, str) else protocol[0])
 
     def _strip(self, path: str) -> str:
         return cast("str", self.fs._strip_protocol(self._strip_protocol(path)))
@@ -230,17 +401,17 @@ class ProfiledFileSystem(ChainedFileSystem):
             plan = self._plans[profile.name] = plan_of(profile, self._known, self._arguments)
         return plan
 
-    def _connect(self) -> tuple[Any, Reader]:
-        """The file system behind and what reads from it; in a forked child, new ones."""
+    def _connect(self) -> tuple[Any, Reader, Writer]:
+        """The file system behind, and what reads and writes there; in a forked child, new ones."""
         if self._process != os.getpid():
             if self._process != -1:
                 self._ours = threading.RLock()  # the parent's may be held by a thread that is not here
             with self._ours:
                 fs = self._given if self._given is not None else _file_system(*self._target)
                 access = self._plan_of(self._choice("x").profile).access
-                buffers, connections = _buffers(access.memory_bytes), access.connections
+                buffers, connections = buffers_of_process(access.memory_bytes), access.connections
                 reader = Reader(fs, buffers, connections=connections, cache=lambda asked: cache_for(fs, asked))
-                self._parts = fs, reader
+                self._parts = fs, reader, Writer(fs, reader.fetcher, reader.forget)
                 self._process = os.getpid()
         return self._parts
 
@@ -267,18 +438,6 @@ class AutoFileSystem(ProfiledFileSystem):
     """`auto::`: whichever profile fits the path."""
 
     protocol: ClassVar[str] = "auto"
-
-
-_of_process: dict[int, Buffers] = {}
-
-
-def _buffers(most_bytes: int) -> Buffers:
-    """The one budget of this process, of the size that was asked for first."""
-    found = _of_process.get(os.getpid())
-    if found is None:
-        _of_process.clear()
-        found = _of_process[os.getpid()] = Buffers(most_bytes)
-    return found
 
 
 def _file_system(protocol: str, options: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
 
+from .conditions import is_precondition
 from .errors import Interrupted, MissingExtra, ObjectNotFound, StoreRefused, StoreUnavailable
 from .flow import Flow
 from .parted.s3 import S3Parts
@@ -61,7 +62,7 @@ class RemoteStore:
             except FileExistsError:
                 return False
             except Exception as error:
-                if _is_precondition(error):
+                if is_precondition(error):
                     return False
                 raise
         return True
@@ -189,19 +190,6 @@ class RemoteStore:
                 yield
             except FileNotFoundError as error:
                 raise ObjectNotFound(f"{self._url}/{path} does not exist") from error
-
-
-def _is_precondition(error: Exception) -> bool:
-    # s3fs turns "412 Precondition Failed" into OSError(EINVAL), gcsfs raises its own HttpError.
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause).lower()
-        if "pre-condition" in text or "preconditionfailed" in text or "conditionnotmet" in text:
-            return True
-        if 412 in (getattr(cause, "code", None), getattr(cause, "status", None)):
-            return True
-        cause = cause.__cause__
-    return False
 
 
 def _file_system(protocol: str, options: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from http.client import HTTPMessage
 from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from .connections import Connections
+from ..connections import Connections
 from .http_origin import Address, Again, NotByHttp
 from .origin import Version
 
@@ -137,7 +137,7 @@ class DirectGcs:
         if found is None:
             # Asked by plain HTTP: gcsfs asks by gRPC, and where that is blocked, waits for a minute each time.
             address = self._address(f"{self._path}/b/{_quoted(bucket)}/storageLayout", {}, {})
-            with self._connections().get(address.target, address.headers) as answer:
+            with self._connections().ask("GET", address.target, address.headers) as answer:
                 text = answer.read(65536).decode(errors="replace")
                 # Who may read objects may not always ask this, and emulators don't know it: such a bucket is not zonal,
                 # or reading it will say so.

@@ -9,34 +9,21 @@ what bounds its speed.
 
 from __future__ import annotations
 
-import logging
-import random
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.client import HTTPMessage, HTTPResponse
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from ..connections import Broken, Connections
 from ..errors import ObjectChanged, StoreUnavailable
-from .connections import Broken, Connections
+from ..trying import PASSING, TOO_MUCH, Again, patiently
 from .origin import Origin, Progress, Version
 
-log = logging.getLogger(__name__)
-
-_R = TypeVar("_R")
 _CHUNK_BYTES = 256 * 1024
-_TRIES = 6
-_PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
 _SIZE = re.compile(r"bytes [\d*-]+/(\d+)")
-_PASSING = frozenset((408, 429, 500, 502, 503, 504))
-_TOO_MUCH = frozenset((429, 503))
-
-
-class Again(Exception):
-    """Raised for what may well succeed the next time."""
 
 
 class NotByHttp(Exception):
@@ -143,7 +130,7 @@ class HttpOrigin:
                 return version, bytes(data)
 
         try:
-            return self._patiently(path, once)
+            return patiently(self._url(path), "read", once)
         except NotByHttp:
             return self._by_methods.first(path, length)
 
@@ -171,7 +158,7 @@ class HttpOrigin:
         if not len(into):
             return
         try:
-            self._patiently(path, once)
+            patiently(self._url(path), "read", once)
         except NotByHttp:
             self._by_methods.read_into(path, version, start, into, progress)
 
@@ -183,19 +170,6 @@ class HttpOrigin:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _patiently(self, path: str, once: Callable[[], _R]) -> _R:
-        pause, tried = _PAUSE_FIRST_S, 0
-        while True:
-            try:
-                return once()
-            except (Broken, Again) as error:
-                tried += 1
-                if tried >= _TRIES:
-                    raise StoreUnavailable(f"{self._url(path)} can't be read, after {tried} tries: {error}") from error
-                log.info("%s: %s; trying again", self._url(path), error)
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
-            pause = min(_PAUSE_MOST_S, pause * 2)
-
     def _get(self, address: Address, headers: Mapping[str, str]) -> AbstractContextManager[HTTPResponse]:
         with self._lock:
             pool = self._pools.get(address.server)
@@ -203,7 +177,7 @@ class HttpOrigin:
                 pool = self._pools[address.server] = Connections(
                     address.server, authorities=self._server.authorities(), named_by=self._server.authorities_by
                 )
-        return pool.get(address.target, {**address.headers, **headers})
+        return pool.ask("GET", address.target, {**address.headers, **headers})
 
     def _refusal(self, answer: HTTPResponse, path: str, version: Version | None) -> Exception:
         """What an answer that holds no bytes means, of the object as it is or of a version of it."""
@@ -214,8 +188,8 @@ class HttpOrigin:
             if version is None:
                 return self._missing(path, said, what)
             return ObjectChanged(url, was_asked_for=bool(version.kept))
-        if answer.status in _PASSING:
-            if answer.status in _TOO_MUCH:
+        if answer.status in PASSING:
+            if answer.status in TOO_MUCH:
                 self._on_refused()
             return Again(what)
         if answer.status in (401, 403):

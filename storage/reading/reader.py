@@ -121,8 +121,16 @@ class Reader:
         self._fetcher.each(tasks)
         return found
 
-    def forget(self) -> None:
-        """Something was written: what is known of objects may be wrong."""
+    @property
+    def fetcher(self) -> Fetcher:
+        """What runs its requests."""
+        return self._fetcher
+
+    def forget(self, path: str | None = None) -> None:
+        """An object, or anything, was written: what is known of it may be wrong."""
+        if path is not None:
+            self._versions.forget(path)
+            return
         self._versions.clear()
         self._since_s = time.time()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import ssl
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 
-from ..errors import SettingsError
+from .errors import SettingsError
 
 _CONNECT_S, _SILENT_S = 5.0, 15.0
+_CHUNK_BYTES = 512 * 1024
+"""What is sent by one call, each of which may take as long as silence may."""
 _BREAKS = (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 
 
@@ -41,13 +43,25 @@ class Connections:
         self._is_closed = False
 
     @contextmanager
-    def get(self, target: str, headers: Mapping[str, str]) -> Generator[http.client.HTTPResponse]:
-        """The answer to a GET; its body is to be read inside. What is left of it costs the connection.
+    def ask(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview = b"",
+        sending: Callable[[], None] = lambda: None,
+    ) -> Generator[http.client.HTTPResponse]:
+        """The answer to a request; its body is to be read inside. What is left of it costs the connection.
+
+        Args:
+            body: sent as it lies there. A connection that was kept and turns out to be closed is replaced, so the
+                server may get a request twice.
+            sending: called before each piece of the body; what it raises ends the request.
 
         Raises:
             Broken: no answer, or it broke off while it was read inside.
         """
-        connection, response = self._answer(target, headers)
+        connection, response = self._answer(method, target, headers, body, sending)
         try:
             yield response
         except _BREAKS as error:
@@ -71,20 +85,27 @@ class Connections:
             connection.close()
 
     def _answer(
-        self, target: str, headers: Mapping[str, str]
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview,
+        sending: Callable[[], None],
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
             connection = kept or self._connect()
             try:
-                connection.request("GET", target, headers=dict(headers))
-                return connection, connection.getresponse()
+                return connection, _exchange(connection, method, target, headers, body, sending)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 # One that was kept may have been closed by the server meanwhile, which says nothing.
                 if kept is None or not isinstance(error, ConnectionError | http.client.BadStatusLine):
                     raise Broken(f"{type(error).__name__}: {error}") from error
+            except BaseException:
+                connection.close()
+                raise
 
     def _connect(self) -> http.client.HTTPConnection:
         try:
@@ -102,3 +123,31 @@ class Connections:
         except OSError as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
         return connection
+
+
+def _exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | memoryview,
+    sending: Callable[[], None],
+) -> http.client.HTTPResponse:
+    if not body:
+        connection.request(method, target, headers=dict(headers))
+        return connection.getresponse()
+    try:
+        length = {"Content-Length": str(len(body))}
+        connection.request(method, target, body=_pieces(memoryview(body), sending), headers={**headers, **length})
+    except ConnectionError:
+        # A server that wants no more of the body may have said why before it hung up.
+        response = connection.getresponse()
+        response.will_close = True
+        return response
+    return connection.getresponse()
+
+
+def _pieces(body: memoryview, sending: Callable[[], None]) -> Iterator[memoryview]:
+    for start in range(0, len(body), _CHUNK_BYTES):
+        sending()
+        yield body[start : start + _CHUNK_BYTES]
