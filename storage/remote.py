@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import builtins
+import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from ..profiles import BUILT_IN, CHECKPOINT, Access
 from .conditions import is_precondition
 from .errors import Interrupted, MissingExtra, ObjectNotFound, StoreRefused, StoreUnavailable
 from .flow import Flow
 from .parted.s3 import S3Parts
 from .ranges import read_object
 from .store import check_path
+from .writing.in_memory import one_at_a_time
+
+if TYPE_CHECKING:
+    from .reading.reader import Reader
+    from .writing.writer import Writer
 
 # File systems whose mode="create" is one conditional request (or, for memory, done under a lock here).
 # fsspec's own default for others looks first and writes then, which two writers can slip through.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _ATOMIC = {*_EXTRAS, "memory"}
-
-_memory_lock = threading.Lock()
 
 
 class RemoteStore:
@@ -41,8 +46,10 @@ class RemoteStore:
         self._url = f"{protocol}://{rest.rstrip('/')}"
         self._root = rest.strip("/")
         self._is_memory = protocol == "memory"
-        self._lock = _memory_lock if self._is_memory else nullcontext()
+        self._lock = one_at_a_time if self._is_memory else nullcontext()
         self._fs = _file_system(protocol, dict(storage_options or {}))
+        self._making = threading.Lock()
+        self._moving: tuple[int, tuple[Reader, Writer, Access]] | None = None
 
     @property
     def url(self) -> str:
@@ -85,39 +92,30 @@ class RemoteStore:
                 raise
 
     def upload(self, path: str, parts: Iterable[bytes]) -> None:
-        if self._is_memory:
-            # Files in memory are there as soon as they are opened.
-            self.replace(path, b"".join(parts))
-            return
         target = self._at(path)
         with self._acting(path):
-            file = self._fs.open(target, "wb")
-        try:
+            _, writer, access = self._ways()
+            file = writer.open(target, access)
+        with file:
             # What the parts themselves raise passes as it is.
             for part in parts:
                 with self._acting(path):
                     file.write(part)
-        except BaseException:
-            # Closing would commit what is there: drop it instead.
-            with suppress(Exception):
-                file.discard()
-            file.closed = True
-            raise
-        with self._acting(path):
-            file.close()
+            with self._acting(path):
+                file.close()
 
     def read_parts(self, path: str, part_bytes: int = 8 * 2**20) -> Iterator[bytes]:
-        target, start = self._at(path), 0
+        target = self._at(path)
         with self._reading(path):
-            about: dict[str, Any] = self._fs.info(target)
-            if about["type"] != "file":
-                raise FileNotFoundError
-            size = int(about["size"])
-        while start < size:
-            with self._reading(path):
-                part = self._fs.cat_file(target, start=start, end=min(size, start + part_bytes))
-            yield cast("bytes", part)
-            start += part_bytes
+            reader, _, access = self._ways()
+            file = reader.open(target, access)
+        with file:
+            while True:
+                with self._reading(path):
+                    part = file.read(part_bytes)
+                if not part:
+                    return
+                yield part
 
     def read_range(self, path: str, start: int, end: int, flow: Flow) -> bytes:
         target = self._at(path)
@@ -168,6 +166,20 @@ class RemoteStore:
         with suppress(ObjectNotFound), self._reading(folder), self._lock:
             self._fs.rm(target, recursive=True)
 
+    def _ways(self) -> tuple[Reader, Writer, Access]:
+        """What moves large objects in this process; in a forked child, others than its parent's."""
+        from .explaining import plan_of
+        from .reading.buffers import buffers_of_process
+        from .reading.reader import Reader
+        from .writing.writer import Writer
+
+        with self._making:
+            if self._moving is None or self._moving[0] != os.getpid():
+                access = plan_of(CHECKPOINT, BUILT_IN).access
+                reader = Reader(self._fs, buffers_of_process(access.memory_bytes), connections=access.connections)
+                self._moving = (os.getpid(), (reader, Writer(self._fs, reader.fetcher), access))
+            return self._moving[1]
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{check_path(path)}"
 
@@ -188,7 +200,7 @@ class RemoteStore:
         with self._acting(path):
             try:
                 yield
-            except FileNotFoundError as error:
+            except (FileNotFoundError, IsADirectoryError) as error:
                 raise ObjectNotFound(f"{self._url}/{path} does not exist") from error
 
 
