@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdshort.profiles import Access
+from holdshort.storage.errors import StoreError, StoreUnavailable
 from holdshort.storage.filesystem import CheckpointFileSystem
 from holdshort.storage.reading.buffers import Buffers
+from holdshort.storage.reading.reader import Reader
 from holdshort.storage.writing.parts import LEAST_PART, MOST_BYTES, MOST_PART, MOST_PARTS, even_part, growing_part
+from holdshort.storage.writing.writer import Writer
+from support.faulty_s3 import FaultyS3
 from support.servers import SeaweedServer
 from support.waiting import eventually
 from support.writing import leaves_what_is_not_its_own, writes_right
@@ -482,6 +487,165 @@ def test_a_forked_child_leaves_alone_what_its_parent_writes(
         child.join(timeout=30)
         file.write(CONTENT[100:])
     assert far.read("a") == CONTENT
+
+
+# -- a store on its worst days ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store() -> Iterator[FaultyS3]:
+    with FaultyS3(b"").serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def fs(store: FaultyS3) -> CheckpointFileSystem:
+    return CheckpointFileSystem(target_protocol="s3", target_options=store.options, part_bytes=PART)
+
+
+def _write(fs: CheckpointFileSystem, path: str, content: bytes, mode: str = "wb") -> None:
+    with fs.open(path, mode) as file:
+        for start in range(0, len(content), MIB):
+            file.write(content[start : start + MIB])
+
+
+PASSING = {
+    "PUT": ["503", "500", "429", "reset", "reset in mid-body", "flipped", "lost"],
+    "create": ["503", "reset"],
+    "complete": ["503", "reset", "lost", "cut", "error in 200"],
+}
+
+
+@pytest.mark.parametrize(("act", "fault"), [(act, fault) for act, faults in PASSING.items() for fault in faults])
+def test_passing_faults_cost_another_try_and_no_byte(
+    store: FaultyS3, fs: CheckpointFileSystem, act: str, fault: str
+) -> None:
+    for name, content in (("large", CONTENT), ("small", CONTENT[:1000])):
+        for mode in ("wb", "xb"):
+            store.faults_of[act].extend([fault, fault] if content is CONTENT or act == "PUT" else [])
+            _write(fs, f"bkt/{name}.{mode}", content, mode)
+            assert store.objects[f"/bkt/{name}.{mode}"][0] == content
+    assert store.uploads == {}
+    assert not store.faults_of[act]
+
+
+def test_a_store_that_stays_away_is_said_with_what_it_answered(store: FaultyS3, fs: CheckpointFileSystem) -> None:
+    store.faults_of["PUT"].extend(["503"] * 6)
+    with pytest.raises(StoreUnavailable, match=r"s3://bkt/a can't be written, after 6 tries: status 503 \(Said\)"):
+        fs.pipe_file("bkt/a", b"x")
+    store.faults_of["PUT"].extend(["403"] * 40)
+    with pytest.raises(PermissionError, match=r"s3://bkt/a may not be written: .*Check the credentials"):
+        _write(fs, "bkt/a", CONTENT)
+    store.faults_of["PUT"].clear()
+    store.faults_of["complete"].extend(["error in 200"] * 6)
+    with pytest.raises(StoreUnavailable, match=r"s3://bkt/a can't be written, .*InternalError"):
+        _write(fs, "bkt/a", CONTENT)
+    assert (store.objects, store.uploads) == ({}, {})
+
+
+def test_what_was_lost_and_is_another_object_now_is_said(store: FaultyS3, fs: CheckpointFileSystem) -> None:
+    file = fs.open("bkt/a", "wb")
+    file.write(CONTENT)
+    store.faults_of["complete"].append("lost")
+    store.on_lost = lambda: store.objects.update({"/bkt/a": (b"of another", '"another"', "")})
+    with pytest.raises(StoreUnavailable, match="what is there now is something else"):
+        file.close()
+
+
+def test_parts_that_can_not_be_removed_now_are_told_of(
+    store: FaultyS3, fs: CheckpointFileSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.faults_of["abort"].append("403")
+    _fails(fs.open("bkt/a", "wb"), CONTENT)
+    assert "a lifecycle rule AbortIncompleteMultipartUpload" in caplog.text
+    assert len(store.uploads) == 1
+
+
+def test_a_store_without_crc32c_gets_md5(store: FaultyS3, fs: CheckpointFileSystem) -> None:
+    store.sums = "md5"
+    store.faults_of["PUT"].extend(["flipped", "", "flipped", "flipped"])
+    _write(fs, "bkt/a", CONTENT)
+    _write(fs, "bkt/b", CONTENT[:1000])
+    assert (store.objects["/bkt/a"][0], store.objects["/bkt/b"][0]) == (CONTENT, CONTENT[:1000])
+
+
+def test_no_secret_shows(store: FaultyS3, fs: CheckpointFileSystem, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="holdshort")
+    store.faults_of["PUT"].extend(["503"] * 6)
+    with pytest.raises(StoreUnavailable) as caught:
+        fs.pipe_file("bkt/a", b"x")
+    assert "Signature" not in str(caught.value) + caplog.text
+
+
+# -- memory ----------------------------------------------------------------------------------------------
+
+
+def _writer(store: FaultyS3, buffers: Buffers, connections: int = 4) -> Writer:
+    behind = fsspec.filesystem("s3", **store.options)
+    return Writer(behind, Reader(behind, buffers, connections=connections).fetcher)
+
+
+def test_all_that_is_written_stays_within_the_memory_budget(store: FaultyS3) -> None:
+    buffers = Buffers(20 * MIB)
+    writer = _writer(store, buffers)
+    files = [writer.open(f"bkt/{n}", Access(part_bytes=PART)) for n in range(3)]
+    most = 0
+
+    def write(file: Any) -> None:
+        nonlocal most
+        for start in range(0, len(CONTENT), 300_000):
+            file.write(CONTENT[start : start + 300_000])
+            most = max(most, buffers.taken_bytes)
+        file.close()
+
+    threads = [threading.Thread(target=write, args=(file,)) for file in files]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert PART <= most <= 20 * MIB
+    assert buffers.taken_bytes == 0
+    assert {found[0] for found in store.objects.values()} == {CONTENT}
+
+
+def test_reads_leave_memory_for_what_is_written(store: FaultyS3) -> None:
+    buffers = Buffers(32 * MIB)
+    while buffers.take(MIB) is not None:
+        pass
+    writer = _writer(store, buffers)
+    with writer.open("bkt/a", Access(part_bytes=PART)) as file:
+        for start in range(0, len(CONTENT), MIB):
+            file.write(CONTENT[start : start + MIB])
+    assert store.objects["/bkt/a"][0] == CONTENT
+
+
+def test_small_files_that_are_open_together_take_little_memory(store: FaultyS3) -> None:
+    buffers = Buffers(16 * MIB)
+    writer = _writer(store, buffers)
+    files = [writer.open(f"bkt/{n}", Access()) for n in range(40)]
+    for file in files:
+        file.write(b"x" * 1000)
+    assert buffers.taken_bytes <= 16 * MIB
+    for file in files:
+        file.close()
+    assert len(store.objects) == 40
+
+
+def test_files_that_hold_all_memory_between_them_are_told_so_and_not_waited_for(
+    store: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdshort.storage.writing.signed_s3._PATIENCE_S", 0.2)
+    buffers = Buffers(16 * MIB)
+    writer = _writer(store, buffers)
+    files = [writer.open(f"bkt/{n}", Access(part_bytes=PART)) for n in range(4)]
+    for file in files[:3]:
+        file.write(CONTENT[: 4 * MIB])
+    with pytest.raises(StoreError, match=r"open files of this process hold all of the 16 MiB .*memory_bytes"):
+        files[3].write(CONTENT[: 5 * MIB - 1])
+    for file in files:
+        file.discard()
+    assert buffers.taken_bytes == 0
+    assert (store.objects, store.uploads) == ({}, {})
 
 
 # -- how large parts are ---------------------------------------------------------------------------------

@@ -1,34 +1,60 @@
-"""An S3 server of one object that fails as it is told: for what a real one does only on its worst days."""
+"""An S3 server that fails as it is told: for what a real one does only on its worst days."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+import secrets
+import socket
 import ssl
+import struct
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+import google_crc32c
+
+_CRC, _MARK = "x-amz-checksum-crc32c", "x-amz-meta-holdshort-writer"
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 """For 127.0.0.1, with its key: it guards nothing."""
 
 
 class FaultyS3:
-    """Serves `content` under every name; each GET takes the next fault that waits, if there is one.
+    """Serves `content` under every name that was not written; each request takes the next fault that waits for it.
 
-    Faults: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed" (the
-    object is another one from now on), "other range", "no range" (all of it, with status 200).
+    Faults of a GET: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed"
+    (the object is another one from now on), "other range", "no range" (all of it, with status 200).
+
+    Faults of "PUT" (an object or a part), "create", "complete" and "abort": a status; "reset" (before the body is
+    read), "reset in mid-body"; "flipped" (a bit of the body changes on its way); "lost" (it is done, and the answer is
+    lost), "cut" (it is done, and half of the answer comes), "error in 200" (it is not done, though the status is 200).
+
+    Attributes:
+        sums: which sums of bodies it checks: "crc32c" as well as MD5, or "md5" only.
+        objects: what was written, by path.
+        uploads: unfinished uploads: parts by number, by id.
+        on_lost: called once an answer is lost.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.tag = '"first"'
         self.faults: deque[str] = deque()
+        self.faults_of: defaultdict[str, deque[str]] = defaultdict(deque)
+        self.sums = "crc32c"
+        self.objects: dict[str, tuple[bytes, str, str]] = {}
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.marks: dict[str, str] = {}
+        self.writes: list[str] = []
         self.gets = 0
         self.served_bytes = 0
+        self.on_lost: Callable[[], object] = lambda: None
         self.lock = threading.Lock()
 
     @property
@@ -77,7 +103,8 @@ class FaultyS3:
                     fault = store.faults.popleft() if store.faults else ""
                     if fault == "changed":
                         store.content, store.tag = bytes(reversed(store.content)), '"second"'
-                    content, tag = store.content, store.tag
+                    name = self.path.partition("?")[0]
+                    content, tag, _ = store.objects.get(name, (store.content, store.tag, ""))
                 if fault == "reset":
                     self.close_connection = True
                     return
@@ -97,6 +124,89 @@ class FaultyS3:
                     return
                 self._say(206, content[first : last + 1], headers, cut=fault == "cut")
 
+            def do_HEAD(self) -> None:
+                found = store.objects.get(self.path.partition("?")[0])
+                if found is None:
+                    self._say(404, b"")
+                    return
+                self._say(200, b"", {"ETag": found[1], "x-amz-meta-holdshort-writer": found[2]})
+
+            def do_PUT(self) -> None:
+                self._write("PUT")
+
+            def do_POST(self) -> None:
+                self._write("create" if "uploads=" in self.path else "complete")
+
+            def do_DELETE(self) -> None:
+                self._write("abort")
+
+            def _write(self, act: str) -> None:
+                with store.lock:
+                    store.writes.append(act)
+                    waiting = store.faults_of[act]
+                    fault = waiting.popleft() if waiting else ""
+                length = int(self.headers.get("Content-Length", 0))
+                if fault == "reset" or fault == "reset in mid-body":
+                    self.rfile.read(length // 2 if fault != "reset" else 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.close_connection = True
+                    return
+                body = self.rfile.read(length)
+                if fault == "flipped":
+                    body = bytes([body[0] ^ 1]) + body[1:]
+                if fault.isdigit():
+                    self._say(int(fault), b"<Error><Code>Said</Code></Error>")
+                    return
+                if fault == "error in 200":
+                    self._say(200, b"<Error><Code>InternalError</Code></Error>")
+                    return
+                with store.lock:
+                    status, answer, headers = self._done(act, body)
+                if fault == "lost":
+                    store.on_lost()
+                    self.close_connection = True
+                    return
+                self._say(status, answer, headers, cut=fault == "cut")
+
+            def _done(self, act: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+                name, _, rest = self.path.partition("?")
+                query = dict(parse_qsl(rest, keep_blank_values=True))
+                upload = query.get("uploadId", "")
+                if act == "create":
+                    made = secrets.token_hex(8)
+                    store.uploads[made] = {}
+                    store.marks[made] = self.headers.get(_MARK, "")
+                    return 200, f"<R><UploadId>{made}</UploadId></R>".encode(), {}
+                if upload and upload not in store.uploads:
+                    return 404, b"<Error><Code>NoSuchUpload</Code></Error>", {}
+                if act == "abort":
+                    del store.uploads[upload]
+                    return 204, b"", {}
+                md5 = hashlib.md5(body).digest()
+                tag, sums = f'"{md5.hex()}"', {}
+                if act == "PUT":
+                    crc = base64.b64encode(google_crc32c.value(body).to_bytes(4, "big")).decode()
+                    if self.headers.get("Content-MD5") not in (None, base64.b64encode(md5).decode()):
+                        return 400, b"<Error><Code>BadDigest</Code></Error>", {}
+                    if store.sums == "crc32c" and _CRC in self.headers:
+                        if self.headers[_CRC] != crc:
+                            return 400, b"<Error><Code>BadDigest</Code></Error>", {}
+                        sums = {_CRC: crc}
+                    if upload:
+                        store.uploads[upload][int(query["partNumber"])] = body
+                        return 200, b"", {"ETag": tag, **sums}
+                if self.headers.get("If-None-Match") == "*" and name in store.objects:
+                    return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
+                mark = self.headers.get(_MARK, "")
+                if act == "complete":
+                    numbers = [int(each) for each in re.findall(rb"<PartNumber>(\d+)<", body)]
+                    parts = [store.uploads[upload][number] for number in numbers]
+                    whole = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts)).hexdigest()
+                    body, tag, mark = b"".join(parts), f'"{whole}-{len(parts)}"', store.marks[upload]
+                    del store.uploads[upload]
+                store.objects[name] = (body, tag, mark)
+                return 200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>", {"ETag": tag, **sums}
+
             def _say(
                 self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
             ) -> None:
@@ -108,7 +218,8 @@ class FaultyS3:
                 sent = body[: len(body) // 2] if cut else body
                 with store.lock:
                     store.served_bytes += len(sent)
-                self.wfile.write(sent)
+                if self.command != "HEAD":
+                    self.wfile.write(sent)
                 self.close_connection = self.close_connection or cut
 
         return Handler
