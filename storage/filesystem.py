@@ -315,11 +315,31 @@ class ProfiledFileSystem(ChainedFileSystem):
 
     def __getattribute__(self, name: str) -> Any:
         if name in _LOOKS:
-            return getattr(self.fs, name)
+            return self._theirs(name)
         if name in _CHANGES:
             self.reader.forget()
-            return getattr(self.fs, name)
+            return self._theirs(name)
         return super().__getattribute__(name)
+
+    def _theirs(self, name: str) -> Any:
+        """A method of the file system behind, which knows nothing of our prefix before a path."""
+        method = getattr(self.fs, name)
+        if not callable(method):
+            return method
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            return method(*map(self._unprefixed, args), **{key: self._unprefixed(each) for key, each in kwargs.items()})
+
+        return called
+
+    def _unprefixed(self, argument: Any) -> Any:
+        if isinstance(argument, str):
+            return argument.removeprefix(f"{self.protocol}::")
+        if isinstance(argument, builtins.list):
+            return [self._unprefixed(each) for each in cast("list[Any]", argument)]
+        if isinstance(argument, builtins.dict):
+            return {self._unprefixed(key): each for key, each in cast("dict[Any, Any]", argument).items()}
+        return argument
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
