@@ -214,6 +214,10 @@ class Attempt:
         elif fate == "dead" or not self._is_visible_perhaps or self._is_taken():
             remove(self._store, self._name, self._step, Found(self.attempt, leases=(self._rank,)))
 
+    def stop_renewing(self) -> None:
+        """Nobody works on it any more; once its lease is old enough, it is collected."""
+        self._ended.set()
+
     def give_up_quietly(self, why: str) -> None:
         """The same, but what goes wrong with it is only logged: nothing is visible either way."""
         try:

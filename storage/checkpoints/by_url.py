@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import mmap
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from ..checksums import Sum
 from ..errors import Corrupt, NotAllowedNow, ObjectNotFound
 from ..store import Store
 from . import collecting, restoring
 from .attempts import SILENT_S
 from .collecting import Leftover
-from .manifest import CopiedFile, Manifest, file_path, read_manifest
+from .manifest import Manifest, read_manifest
 from .manifest import steps as steps_of
 from .manifest import verify as verify_files
-from .restoring import Restored
+from .restoring import Restored, read_file
 from .runs import Run, run_at
 from .state import Reference, begins_of, folder_of_rank, state_from
 from .tensors import tensor_from
+
+log = logging.getLogger(__name__)
 
 Step = int | Literal["latest"]
 Framework = Literal["torch", "numpy"]
@@ -105,6 +106,33 @@ def verify(url: str | Path, step: Step = "latest", *, storage_options: Mapping[s
     manifest = read_manifest(run.store, run.name, _number(run, step))
     found = verify_files(run.store, manifest)
     return Verified(manifest, {file.path: problem for file, problem in found if problem})
+
+
+def newest_whole(url: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
+    """The newest step of which every byte is right: all of it is read. What is passed over is logged.
+
+    Raises:
+        ObjectNotFound: there is no step.
+        Corrupt: none is whole.
+    """
+    run = run_at(url, storage_options)
+    found = sorted(steps_of(run.store, run.name), reverse=True)
+    if not found:
+        raise _none(run)
+    wrong: list[str] = []
+    for step in found:
+        try:
+            manifest = read_manifest(run.store, run.name, step)
+        except (Corrupt, ObjectNotFound) as error:
+            why = str(error)
+        else:
+            problems = [f"{file.path} {problem}" for file, problem in verify_files(run.store, manifest) if problem]
+            if not problems:
+                return manifest
+            why = "; ".join(problems)
+        log.warning("Step %s of %s is not whole, and passed over: %s", step, run.name, why)
+        wrong.append(f"step {step}: {why}")
+    raise Corrupt(f"No step of {run.name} in {run.url} is whole. {'; '.join(wrong)}")
 
 
 @overload
@@ -253,7 +281,7 @@ def _state(
         progress(done, total)
 
     with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="restore") as pool:
-        reading = [(file.path, pool.submit(_read, store, manifest, file)) for file in wanted]
+        reading = [(file.path, pool.submit(read_file, store, manifest, file)) for file in wanted]
         for path, read in reading:
             memory = memories[path] = read.result()
             came(memory.nbytes)
@@ -272,23 +300,3 @@ def _state(
         return tensor_from(memories[path][start:end], named.kind, named.dtype, named.shape, framework)
 
     return state_from(bytes(memories[about.path]), tensor)
-
-
-def _read(store: Store, manifest: Manifest, file: CopiedFile) -> memoryview:
-    """A file in memory of its own, checked."""
-    memory = memoryview(mmap.mmap(-1, max(1, file.size_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    found = Sum()
-    try:
-        for part in store.read_parts(file_path(manifest.name, manifest.step, manifest.attempt, file.path)):
-            end = found.size_bytes + len(part)
-            if end <= file.size_bytes:
-                memory[found.size_bytes : end] = part
-            found.add(part)
-    except ObjectNotFound as error:
-        raise Corrupt(f"{file.path} is missing in the store") from error
-    if (found.size_bytes, found.crc32c) != (file.size_bytes, file.crc32c):
-        raise Corrupt(
-            f"{file.path} has {found.size_bytes} bytes with CRC32C {found.crc32c}, "
-            f"not {file.size_bytes} with {file.crc32c}"
-        )
-    return memory[: file.size_bytes]

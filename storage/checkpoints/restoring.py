@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import secrets
 import shutil
@@ -112,6 +113,26 @@ def remove_step(store: Store, name: str, step: int) -> None:
     for found in attempts_of(store, name, step).values():
         if found.attempt not in mine:
             remove(store, name, step, found)
+
+
+def read_file(store: Store, manifest: Manifest, file: CopiedFile) -> memoryview:
+    """A file of a checkpoint, in memory of its own. Raises Corrupt if it is not what the manifest says."""
+    memory = memoryview(mmap.mmap(-1, max(1, file.size_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    found = Sum()
+    try:
+        for part in store.read_parts(file_path(manifest.name, manifest.step, manifest.attempt, file.path)):
+            end = found.size_bytes + len(part)
+            if end <= file.size_bytes:
+                memory[found.size_bytes : end] = part
+            found.add(part)
+    except ObjectNotFound as error:
+        raise Corrupt(f"{file.path} is missing in the store") from error
+    if (found.size_bytes, found.crc32c) != (file.size_bytes, file.crc32c):
+        raise Corrupt(
+            f"{file.path} has {found.size_bytes} bytes with CRC32C {found.crc32c}, "
+            f"not {file.size_bytes} with {file.crc32c}"
+        )
+    return memory[: file.size_bytes]
 
 
 def _restore(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> None:
