@@ -119,10 +119,22 @@ def silent_for_s(store: Store, name: str, step: int, found: Found, now: float) -
 def remove(store: Store, name: str, step: int, found: Found) -> None:
     """Remove what is left of an attempt whose fate is dead, or whose step is another's; the fate last.
 
-    Whoever is killed in the middle leaves what tells the next one to go on.
+    Whoever is killed in the middle leaves what tells the next one to go on. Raises StoreUnavailable if files are left.
     """
-    store.delete_folder(f"{folder_of(name, step)}/{found.attempt}")
+    folder = f"{folder_of(name, step)}/{found.attempt}"
+    store.delete_folder(folder)
+    if left := file_below(store, folder):  # a client may take a store in trouble for a folder that is not there
+        raise StoreUnavailable(f"{folder} in {store.url} was not removed: {left} is still there. Try again later.")
     tidy(store, name, step, found)
+
+
+def file_below(store: Store, folder: str) -> str:
+    """A file below a folder; "" if there is none. Some stores list folders that are empty."""
+    for entry in store.list(folder):
+        found = file_below(store, f"{folder}/{entry[:-1]}") if entry.endswith("/") else entry
+        if found:
+            return found
+    return ""
 
 
 def tidy(store: Store, name: str, step: int, found: Found) -> None:

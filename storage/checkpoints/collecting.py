@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from ..errors import ObjectNotFound
 from ..store import Store
-from .attempts import SILENT_S, Found, attempts_of, decide, fate_of, folder_of, remove, silent_for_s, tidy
+from .attempts import SILENT_S, Found, attempts_of, decide, fate_of, file_below, folder_of, remove, silent_for_s, tidy
 from .manifest import read_manifest
 from .restoring import remove_step
 
 LEAST_SILENT_S = 60.0
+SEALED_SILENT_S = 7 * 24 * 3600.0
+"""After how long an attempt counts as given up whose writer had decided to commit it. All else that is collected can't
+be committed any more; of this one we rely on it that nobody sleeps for a week between two requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ def collect(
 ) -> list[Leftover]:
     """Remove attempts that can't become visible any more, and say which are left and why.
 
-    Nothing is removed of an attempt that is being written, or of one that may have been decided to be committed. One
-    whose writer only slept, and wakes up later, fails to commit and says so.
+    Nothing is removed of an attempt that is being written, or that may be about to become visible. One whose writer
+    only slept, and wakes up later, fails to commit and says so.
 
     Args:
         silent_s: after how long without a word from its writers an attempt counts as given up, at least 60.
@@ -61,6 +64,9 @@ def collect(
             if one.attempt == winner:
                 if is_silent and really and (one.leases or one.parts or one.has_fate):
                     tidy(store, name, step, one)  # its writer was killed just after the commit
+                continue
+            is_bare = not (one.leases or one.parts or one.has_fate)
+            if is_bare and not file_below(store, f"{folder_of(name, step)}/{one.attempt}"):
                 continue
             removable, why = _judged(store, name, step, one, winner, silent, is_silent=is_silent, really=really)
             if removable and really:
@@ -101,8 +107,8 @@ def _judged(
     if fate is None:
         why = f"nothing was heard of its writer for {silent:.0f} s"
         fate, why = decide(store, name, step, one.attempt, "dead", why) if really else ("dead", why)
-    if fate == "sealed":
-        return False, "it was about to be committed; discard the step to remove it"
+    if fate == "sealed" and silent is not None and silent <= SEALED_SILENT_S:
+        return False, "it was about to be committed; it goes after a week, or when the step is discarded"
     return True, why
 
 
