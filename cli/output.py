@@ -80,6 +80,21 @@ def bytes_bar(what: str, *, quiet: bool = False) -> Generator[Callable[[int, int
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+@contextmanager
+def counting(*, quiet: bool = False) -> Generator[Callable[[int, int], None]]:
+    """Objects and bytes counted so far, on standard error, where that is a terminal."""
+    from rich.console import Console
+
+    from ..profiles.sizing import size
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda objects, size_bytes: None
+        return
+    with console.status("Counting …") as status:
+        yield lambda objects, size_bytes: status.update(f"Counting … {objects:,} objects, {size(size_bytes)}")
+
+
 def start_logging(*, verbose: bool) -> None:
     """Log to standard error, with a time, for long-running commands."""
     level = logging.DEBUG if verbose else logging.INFO

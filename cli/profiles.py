@@ -12,6 +12,7 @@ from .jobs import AsJson
 
 if TYPE_CHECKING:
     from ..profiles import Applied
+    from ..profiles.sizing import DataSize
 
 app = typer.Typer(no_args_is_help=True, help="How bytes are read from stores, and why so.")
 
@@ -35,9 +36,14 @@ def list_(json: AsJson = False) -> None:
 @app.command()
 def explain(
     url: Annotated[str, typer.Argument(help="training::s3://bucket/key, or a URL without a prefix.")],
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Count what lies under the URL too, which asks its store.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Say which profile counts for a URL, with which values, where each comes from, and why. No store is asked.
+
+    With --scan the objects and bytes under the URL are counted, for 20 seconds at most; say it again to go on.
 
     Example: `holdshort profile explain auto::s3://models/llama/model.safetensors`
     """
@@ -45,17 +51,40 @@ def explain(
     from .output import print_json, print_table
 
     choice, plan = explained(url)
+    data = _counted(url, quiet=json) if scan else None
     if json:
         values = [{**asdict(applied), "value": _plain(applied.value)} for applied in plan.applied]
-        print_json(
-            {"url": url, "profile": plan.profile, "chosen_by": choice.source, "why": choice.why, "values": values}
-        )
+        told = {"url": url, "profile": plan.profile, "chosen_by": choice.source, "why": choice.why, "values": values}
+        print_json({**told, "data": asdict(data)} if data else told)
         return
     typer.echo(f"{plan.profile}: {choice.why}.")
+    if data:
+        typer.echo(_said(data))
     print_table(
         ("value", "is", "from", "because"),
         [(applied.name, _shown(applied), applied.source, applied.reason) for applied in plan.applied],
         empty="",
+    )
+
+
+def _counted(url: str, *, quiet: bool) -> DataSize:
+    from ..storage.scanning import scan as scanned
+    from .output import counting
+
+    with counting(quiet=quiet) as progress:
+        return scanned(url, progress=progress)
+
+
+def _said(data: DataSize) -> str:
+    from ..profiles.sizing import size
+    from .output import ago
+
+    amount = f"{data.objects:,} object{'' if data.objects == 1 else 's'}, {size(data.bytes)}"
+    if data.is_whole:
+        return f"Under it lie {amount} (counted {ago(data.scanned_at)} ago)."
+    return (
+        f"Under it lie at least {amount}: it was not counted to the end. "
+        f"On s3://, gs:// and in folders another scan goes on from here."
     )
 
 

@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.sources import TomlConfigSettingsSource
 
 from ..storage.errors import SettingsError, UnknownPool
-from ..storage.settings import config_file, profiles_of
+from ..storage.settings import ScanLimits, config_file, profiles_of
 from .broker import embedded
 from .spec import Name
 
@@ -188,6 +188,15 @@ class Settings(BaseSettings):
     """The folder of the cache of what is read by a profile; by default in the user's cache folder."""
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Access profiles of your own: a named one with some other values (holdshort.profiles.Access)."""
+
+    scan: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """How far one scan of a data set goes (holdshort.storage.settings.ScanLimits)."""
+
+    @field_validator("scan")
+    @classmethod
+    def _are_limits(cls, table: dict[str, Any]) -> dict[str, Any]:
+        ScanLimits.of(table)
+        return table
 
     @field_validator("profiles")
     @classmethod

@@ -1,4 +1,4 @@
-"""How much of a node reads and their cache may take. Pure."""
+"""How much of a node reads and their cache may take, and how much data there is. Pure."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ class Node:
     memory_used_bytes: int
     memory_origin: str
     disk: Disk | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataSize:
+    """How much lies under a URL.
+
+    Attributes:
+        objects: how many objects; at least so many, if it was not counted to the end.
+        bytes: what they hold; at least so much, likewise.
+        is_whole: whether it was counted to the end.
+        scanned_at: when, in seconds since the epoch.
+    """
+
+    objects: int
+    bytes: int
+    is_whole: bool
+    scanned_at: float
 
 
 def fit(node: Node) -> tuple[Value, ...]:

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
-import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
 from ..profiles import BUILT_IN, Access, Choice, Plan, Profile
+from .backends import file_system
 from .caching.opening import cache_for
 from .conditions import creating
-from .errors import MissingExtra, SettingsError
+from .errors import SettingsError
 from .explaining import choice_of, plan_of
 from .observing import Observing
 from .reading.buffers import buffers_of_process
@@ -40,7 +40,6 @@ _CHANGES = frozenset(
 )  # fmt: skip
 _UNUSED = frozenset(("chunksize", "max_concurrency", "fill_cache", "cache_type"))
 """Options of other file systems about how to write, which is the profile's matter here."""
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 class ProfiledFileSystem(ChainedFileSystem):
@@ -427,7 +426,7 @@ class ProfiledFileSystem(ChainedFileSystem):
             if self._process != -1:
                 self._ours = threading.RLock()  # the parent's may be held by a thread that is not here
             with self._ours:
-                fs = self._given if self._given is not None else _file_system(*self._target)
+                fs = self._given if self._given is not None else file_system(*self._target)
                 access = self._plan_of(self._choice("x").profile).access
                 buffers, connections = buffers_of_process(access.memory_bytes), access.connections
                 reader = Reader(fs, buffers, connections=connections, cache=lambda asked: cache_for(fs, asked))
@@ -458,16 +457,6 @@ class AutoFileSystem(ProfiledFileSystem):
     """`auto::`: whichever profile fits the path."""
 
     protocol: ClassVar[str] = "auto"
-
-
-def _file_system(protocol: str, options: Mapping[str, Any]) -> Any:
-    untyped: Any = fsspec
-    try:
-        return untyped.filesystem(protocol, **options)
-    except ImportError as error:
-        if protocol not in _EXTRAS:
-            raise
-        raise MissingExtra(f"{protocol}://", extra=_EXTRAS[protocol], module=error.name or protocol) from error
 
 
 def _raise_first(results: Any) -> None:

@@ -10,8 +10,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from ..profiles import BUILT_IN, CHECKPOINT, Access
+from .backends import EXTRAS, file_system
 from .conditions import is_precondition
-from .errors import Interrupted, MissingExtra, ObjectNotFound, StoreRefused, StoreUnavailable
+from .errors import Interrupted, ObjectNotFound, StoreRefused, StoreUnavailable
 from .flow import Flow
 from .parted.s3 import S3Parts
 from .ranges import read_object
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 
 # File systems whose mode="create" is one conditional request (or, for memory, done under a lock here).
 # fsspec's own default for others looks first and writes then, which two writers can slip through.
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-_ATOMIC = {*_EXTRAS, "memory"}
+_ATOMIC = {*EXTRAS, "memory"}
 
 
 class RemoteStore:
@@ -47,7 +47,9 @@ class RemoteStore:
         self._root = rest.strip("/")
         self._is_memory = protocol == "memory"
         self._lock = one_at_a_time if self._is_memory else nullcontext()
-        self._fs = _file_system(protocol, dict(storage_options or {}))
+        fresh = {} if self._is_memory else {"use_listings_cache": False, "skip_instance_cache": True}
+        options = {**fresh, **(storage_options or {})}
+        self._fs = file_system(protocol, options, needed_by=f"a store on {protocol}://")
         self._making = threading.Lock()
         self._moving: tuple[int, tuple[Reader, Writer, Access]] | None = None
 
@@ -202,16 +204,3 @@ class RemoteStore:
                 yield
             except (FileNotFoundError, IsADirectoryError) as error:
                 raise ObjectNotFound(f"{self._url}/{path} does not exist") from error
-
-
-def _file_system(protocol: str, options: dict[str, Any]) -> Any:
-    import fsspec
-
-    if protocol != "memory":
-        options = {"use_listings_cache": False, "skip_instance_cache": True, **options}
-    try:
-        return fsspec.filesystem(protocol, **options)  # pyright: ignore[reportUnknownMemberType]
-    except ImportError as error:
-        raise MissingExtra(
-            f"a store on {protocol}://", extra=_EXTRAS[protocol], module=error.name or protocol
-        ) from error

@@ -1,10 +1,12 @@
-"""The configuration file, and what of it concerns storage: profiles of one's own."""
+"""The configuration file, and what of it concerns storage: profiles of one's own, and how far a scan goes."""
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -43,6 +45,61 @@ def known_profiles() -> Mapping[str, Profile]:
     except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from error
     return MappingProxyType({**BUILT_IN, **own})
+
+
+@dataclass(frozen=True, slots=True)
+class ScanLimits:
+    """How far one scan goes (see scanning.scan), and for how long its result counts.
+
+    Attributes:
+        most_s: how long it takes at most, but for the request then under way.
+        most_objects: how many objects it counts at most, but for the page then being counted.
+        fresh_s: after how long what was counted is counted anew.
+
+    Raises:
+        ValueError: one of them is no number above 0.
+    """
+
+    most_s: float = 20.0
+    most_objects: int = 1_000_000
+    fresh_s: float = 7 * 86400.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value: Any = getattr(self, each.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"scan.{each.name} is {value!r}; it has to be a number above 0")
+
+    @classmethod
+    def of(cls, table: Any) -> ScanLimits:
+        """From a `[scan]` table. Raises ValueError."""
+        names = [each.name for each in fields(cls)]
+        if not isinstance(table, dict):
+            raise ValueError("scan has to be a table")
+        values = cast("dict[str, Any]", table)
+        for name in values:
+            if name not in names:
+                raise ValueError(f"scan has no key {name!r}; there are {', '.join(names)}")
+        return cls(**values)
+
+    @classmethod
+    def load(cls) -> ScanLimits:
+        """From HOLDSHORT_SCAN (JSON), over the configuration file. Raises SettingsError."""
+        table: dict[str, Any] = {}
+        path, origin = config_file(), "HOLDSHORT_SCAN"
+        try:
+            if path is not None:
+                origin = str(path)
+                table = tomllib.loads(path.read_text(encoding="utf-8")).get("scan", {})
+                cls.of(table)
+            given = os.environ.get("HOLDSHORT_SCAN")
+            if given:
+                origin = "HOLDSHORT_SCAN"
+                cls.of(over := json.loads(given))
+                table = {**table, **over}
+            return cls.of(table)
+        except (OSError, ValueError) as error:  # of TOML and JSON, too
+            raise SettingsError(f"{origin}: {error}") from error
 
 
 def profiles_of(table: Any, *, origin: str) -> dict[str, Profile]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .backends import file_system, file_system_of
+
 _VERSIONS = ("generation", "mtime", "ETag", "etag", "LastModified", "last_modified", "updated")
 
 
 def source_of(source: str) -> tuple[Any, str]:
-    """The fsspec file system of a checkpoint's source, and the folder's path in it, without a "/" at its end."""
-    import fsspec
+    """The fsspec file system of a checkpoint's source, and the folder's path in it, without a "/" at its end.
 
-    untyped: Any = fsspec
+    Raises:
+        MissingExtra: its backend is not installed.
+    """
     # Only what is a URL is read as one: a folder of this machine may have any name.
-    fs, path = untyped.url_to_fs(source) if "://" in source else (untyped.filesystem("file"), source)
+    fs, path = file_system_of(source) if "://" in source else (file_system("file", {}), source)
     return fs, path.rstrip("/")
 
 

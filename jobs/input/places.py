@@ -13,7 +13,8 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
-from ...storage.errors import MissingExtra, StoreUnavailable
+from ...storage.backends import EXTRAS, not_installed
+from ...storage.errors import StoreUnavailable
 from .problems import UnusableError
 
 Kind = Literal["file", "folder", "other", "missing"]
@@ -21,7 +22,6 @@ Kind = Literal["file", "folder", "other", "missing"]
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
 _LOCAL = re.compile(r"(?:file|local)://", re.IGNORECASE)
 _SECRETS = re.compile(r"(?<=://)[^/@]*@")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _WEB = ("http://", "https://")
 _BLOCK_BYTES = 4 * 2**20
 
@@ -147,7 +147,7 @@ class RemotePlace:
             if "::" not in url:
                 fsspec.get_filesystem_class(protocol)
             # What was listed before may have changed since.
-            fresh = {"use_listings_cache": False} if protocol in _EXTRAS else {}
+            fresh = {"use_listings_cache": False} if protocol in EXTRAS else {}
             found: Any = fsspec.url_to_fs(url, **(fresh | dict(storage_options or {})))
         except ImportError as error:
             raise _missing_backend(url, protocol, error) from error
@@ -251,8 +251,8 @@ class _Guarded(io.RawIOBase):
 
 
 def _missing_backend(url: str, protocol: str, error: ImportError) -> Exception:
-    if protocol in _EXTRAS:
-        return MissingExtra(f"reading {redacted(url)}", extra=_EXTRAS[protocol], module=error.name or protocol)
+    if protocol in EXTRAS:
+        return not_installed(protocol, error, needed_by=f"reading {redacted(url)}")
     return UnusableError(
         redacted(url), "missing_backend", f"can't be opened: {error}.", "Install what fsspec needs for it."
     )

@@ -66,7 +66,7 @@ class FaultyGcs:
     @property
     def options(self) -> dict[str, Any]:
         """fsspec storage options for it."""
-        return {"token": "anon", "endpoint_url": self.endpoint, "skip_instance_cache": True}
+        return {"token": "anon", "endpoint_url": self.endpoint}
 
     def put(self, key: str, content: bytes) -> None:
         """Write an object."""
@@ -139,6 +139,7 @@ class FaultyGcs:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else a body waits 40 ms for its headers' receipt
 
             def log_message(self, *args: Any) -> None:
                 return
