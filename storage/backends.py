@@ -48,3 +48,10 @@ def not_installed(protocol: str, error: ImportError, *, needed_by: str = "") -> 
     # fsspec tells the module by the cause only.
     module = error.name or getattr(error.__cause__, "name", None) or protocol
     return MissingExtra(needed_by or f"{protocol}://", extra=EXTRAS[protocol], module=module)
+
+
+def lacks_credentials(error: BaseException | None) -> bool:
+    """Whether a client had nothing that tells who we are."""
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):  # of botocore
+        return True
+    return "anonymous caller" in str(error).lower()  # as Google says it

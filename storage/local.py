@@ -17,7 +17,7 @@ from .errors import ObjectNotFound, StoreFull, StoreRefused, StoreUnavailable
 from .flow import Flow
 from .parted.folder import FolderParts
 from .ranges import read_file
-from .store import check_path
+from .store import Capabilities, check_path, without_overwrite
 
 _MARK = ".holdshort"
 _TEMPORARY = ".tmp-"
@@ -37,6 +37,7 @@ class LocalStore:
 
     def __init__(self, root: str | Path, *, fsync: bool = False) -> None:
         self.root = Path(root).expanduser().absolute()
+        self.capabilities = Capabilities()
         self._fsync = fsync
         self._numbers = itertools.count()
         # Tells the store from an empty folder in its place, such as a mount point with nothing mounted.
@@ -65,6 +66,13 @@ class LocalStore:
 
     def replace(self, path: str, data: bytes) -> None:
         self.upload(path, [data])
+
+    def read_tagged(self, path: str) -> tuple[bytes, str]:
+        raise without_overwrite(self.url)
+
+    def replace_if(self, path: str, data: bytes, tag: str) -> bool:
+        # A lock would hold off those that take it, not everybody, and on a shared folder perhaps nobody.
+        raise without_overwrite(self.url)
 
     def read(self, path: str, *, first: int | None = None) -> bytes:
         with self._reading(path), open(self._at(path), "rb") as file:

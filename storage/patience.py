@@ -12,7 +12,7 @@ from typing import TypeVar
 from .errors import StoreUnavailable
 from .flow import Flow
 from .parted.protocol import Parted
-from .store import Store
+from .store import Capabilities, Store
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,21 @@ class PatientStore:
     def url(self) -> str:
         return self._store.url
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._store.capabilities
+
     def create(self, path: str, data: bytes) -> bool:
         return self._patiently(lambda: self._store.create(path, data))
 
     def replace(self, path: str, data: bytes) -> None:
         self._patiently(lambda: self._store.replace(path, data))
+
+    def read_tagged(self, path: str) -> tuple[bytes, str]:
+        return self._patiently(lambda: self._store.read_tagged(path))
+
+    def replace_if(self, path: str, data: bytes, tag: str) -> bool:
+        return self._patiently(lambda: self._store.replace_if(path, data, tag))
 
     def read(self, path: str, *, first: int | None = None) -> bytes:
         return self._patiently(lambda: self._store.read(path, first=first))

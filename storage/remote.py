@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -14,9 +15,10 @@ from .backends import EXTRAS, file_system
 from .conditions import is_precondition
 from .errors import Interrupted, ObjectNotFound, StoreRefused, StoreUnavailable
 from .flow import Flow
+from .overwriting import is_unknown, read_tagged, replace_if
 from .parted.s3 import S3Parts
 from .ranges import read_object
-from .store import check_path
+from .store import Capabilities, check_path, without_overwrite
 from .writing.in_memory import one_at_a_time
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class RemoteStore:
                 f"A store on {protocol}:// can't promise that an object is created only once, which "
                 f"exactly-once commits rest on. Use a local folder, s3:// or gs://."
             )
+        self.capabilities = Capabilities()
+        self._protocol = protocol
         self._url = f"{protocol}://{rest.rstrip('/')}"
         self._root = rest.strip("/")
         self._is_memory = protocol == "memory"
@@ -81,6 +85,36 @@ class RemoteStore:
         with self._acting(path), self._lock:
             self._fs.pipe_file(target, data)
 
+    def read_tagged(self, path: str) -> tuple[bytes, str]:
+        self._check_overwrite()
+        target = self._at(path)
+        with self._reading(path), self._lock:
+            if self._is_memory:
+                data = cast("bytes", self._fs.cat_file(target))
+                return data, _tag(data)
+            return read_tagged(self._fs, self._protocol, target)
+
+    def replace_if(self, path: str, data: bytes, tag: str) -> bool:
+        self._check_overwrite()
+        target = self._at(path)
+        with self._acting(path), self._lock:
+            try:
+                if self._is_memory:
+                    if _tag(self._fs.cat_file(target)) != tag:
+                        return False
+                    self._fs.pipe_file(target, data)
+                else:
+                    replace_if(self._fs, self._protocol, target, data, tag)
+            except (FileNotFoundError, FileExistsError):  # it is gone; or, as gcsfs says it, another one
+                return False
+            except Exception as error:
+                if is_precondition(error):
+                    return False
+                if is_unknown(error):
+                    raise without_overwrite(self._url) from error
+                raise
+        return True
+
     def read(self, path: str, *, first: int | None = None) -> bytes:
         target = self._at(path)
         with self._reading(path), self._lock:
@@ -88,9 +122,10 @@ class RemoteStore:
                 return cast("bytes", self._fs.cat_file(target))
             try:
                 return cast("bytes", self._fs.cat_file(target, start=0, end=first))
-            except OSError as error:
+            except Exception as error:
+                # s3fs makes an OSError of it, gcsfs its own HttpError.
                 if "range" in str(error) and not self._fs.info(target)["size"]:
-                    return b""  # of an empty object S3 has no first bytes
+                    return b""  # an empty object has no first bytes
                 raise
 
     def upload(self, path: str, parts: Iterable[bytes]) -> None:
@@ -182,6 +217,10 @@ class RemoteStore:
                 self._moving = (os.getpid(), (reader, Writer(self._fs, reader.fetcher), access))
             return self._moving[1]
 
+    def _check_overwrite(self) -> None:
+        if not self.capabilities.conditional_overwrite:
+            raise without_overwrite(self._url)
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{check_path(path)}"
 
@@ -189,7 +228,7 @@ class RemoteStore:
     def _acting(self, path: str) -> Generator[None]:
         try:
             yield
-        except (Interrupted, ObjectNotFound, StoreUnavailable):
+        except (Interrupted, ObjectNotFound, StoreUnavailable, StoreRefused):
             raise
         except Exception as error:
             # Clients raise many kinds of error for an answer that did not come; none of them tells a caller
@@ -204,3 +243,7 @@ class RemoteStore:
                 yield
             except (FileNotFoundError, IsADirectoryError) as error:
                 raise ObjectNotFound(f"{self._url}/{path} does not exist") from error
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

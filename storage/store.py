@@ -1,5 +1,7 @@
 """The four primitives that everything durable rests on: exclusive create, read, list, delete.
 
+One more, overwriting only what nobody else has, is there where a store can do it; `capabilities` says whether.
+
 Paths are relative to the store's URL, with "/" between segments. Objects are small (a spec, a shard's
 results) and are written whole, so a reader sees all of an object or nothing of it.
 """
@@ -9,13 +11,29 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from .errors import StoreRefused
 
 if TYPE_CHECKING:
     from .flow import Flow
     from .parted.protocol import Parted
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_@=+,:~%-][A-Za-z0-9._@=+,:~% -]{0,249}")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store was seen to keep when it was tried; what was not tried counts as absent.
+
+    Attributes:
+        exclusive_create: of several that create one object, one does (`create`).
+        conditional_overwrite: an object is overwritten only if it is still what it was (`replace_if`).
+    """
+
+    exclusive_create: bool = False
+    conditional_overwrite: bool = False
 
 
 class Store(Protocol):
@@ -27,6 +45,11 @@ class Store(Protocol):
     @property
     def url(self) -> str:
         """Where it is, without credentials."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What was seen of it, by whoever opened it first (`open_store`)."""
         ...
 
     def create(self, path: str, data: bytes) -> bool:
@@ -41,6 +64,27 @@ class Store(Protocol):
         """Write an object whether it exists or not; the last writer wins.
 
         Only for what may be lost or be a moment old (a heartbeat, an operator's hold), never for the ledger.
+        """
+        ...
+
+    def read_tagged(self, path: str) -> tuple[bytes, str]:
+        """An object's bytes and its tag, for `replace_if`: another tag means other bytes, or written since.
+
+        Raises:
+            ObjectNotFound: there is none.
+            StoreRefused: the store has no conditional overwrite.
+        """
+        ...
+
+    def replace_if(self, path: str, data: bytes, tag: str) -> bool:
+        """Overwrite an object only if it still has a tag; atomic between all that do.
+
+        Returns:
+            Whether it was overwritten by this call. If an answer was lost on the way, it may have been all the same:
+            whoever needs to know compares the bytes.
+
+        Raises:
+            StoreRefused: the store has no conditional overwrite.
         """
         ...
 
@@ -94,3 +138,11 @@ def check_path(path: str) -> str:
                 f"dot, or has a sign other than letters, digits and ._@=+,:~%-"
             )
     return path
+
+
+def without_overwrite(url: str) -> StoreRefused:
+    """What to raise where a store has no conditional overwrite."""
+    return StoreRefused(
+        f"The store {url} has no conditional overwrite (or was not opened by open_store, which tries it); "
+        f"ask its capabilities before. On s3:// and gs:// there is one."
+    )

@@ -72,7 +72,8 @@ def _store(settings: Settings) -> str:
     store.delete(name)
     if not created or again:
         raise HoldshortError(f"{store.url} lets an object be created twice. Use another store.")
-    return f"{store.url}, exclusive create works, {seconds * 1000:.1f} ms each"
+    overwrite = "conditional overwrite too" if store.capabilities.conditional_overwrite else "no conditional overwrite"
+    return f"{store.url}, exclusive create works, {seconds * 1000:.1f} ms each; {overwrite}"
 
 
 def _broker(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import orjson
 
 from ...storage.errors import Corrupt, ObjectNotFound, UnknownJob
-from ...storage.store import Store
+from ...storage.store import Capabilities, Store
 from .. import identity
 from ..record import Counts, Ended, JobRecord, Outcome
 from . import layout, shards
@@ -58,6 +58,11 @@ class Ledger:
         self.store = store
         self.clock = clock
         self._records: dict[str, JobRecord] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its store was seen to keep; nothing here needs more than exclusive create."""
+        return self.store.capabilities
 
     # -- accepting ---------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from ...profiles import BUILT_IN
 from ..errors import SettingsError
 from ..flow import Flow
 from ..opening import open_store
-from ..store import Store
+from ..store import Capabilities, Store
 
 _FOLDER = "checkpoints"
 
@@ -80,11 +80,21 @@ class RunFolder:
     def url(self) -> str:
         return self._store.url
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._store.capabilities
+
     def create(self, path: str, data: bytes) -> bool:
         return self._store.create(self._at(path), data)
 
     def replace(self, path: str, data: bytes) -> None:
         self._store.replace(self._at(path), data)
+
+    def read_tagged(self, path: str) -> tuple[bytes, str]:
+        return self._store.read_tagged(self._at(path))
+
+    def replace_if(self, path: str, data: bytes, tag: str) -> bool:
+        return self._store.replace_if(self._at(path), data, tag)
 
     def read(self, path: str, *, first: int | None = None) -> bytes:
         return self._store.read(self._at(path), first=first)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from holdshort.storage.store import Store
+from support.faulty_gcs import FaultyGcs
 from support.places import Place
 
 
-@pytest.fixture(params=["local", "local-fsync", "memory", "s3"])
+@pytest.fixture(params=["local", "local-fsync", "memory", "s3", "gs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     match request.param:
         case "local":
@@ -20,6 +21,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             yield Place("local", f"file://{tmp_path}/store", fsync=True)
         case "memory":
             yield Place("memory", f"memory://{tmp_path.name}")
+        case "gs":
+            pytest.importorskip("gcsfs")
+            with FaultyGcs().serving() as gcs:
+                yield Place("gs", f"gs://bkt/{tmp_path.name}", options=gcs.options)
         case _:
             server = request.getfixturevalue("s3_server")
             yield Place("s3", request.getfixturevalue("s3_url"), options=server.options)

@@ -46,6 +46,10 @@ class FaultyGcs:
         token: what a request has to carry; "": nothing.
         keeps_versions: whether old generations can still be read.
         is_zonal: what is said of the bucket's location.
+
+    Attributes:
+        is_read_only: whether every change is refused.
+        is_careless: whether conditions count for creating only.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class FaultyGcs:
         self.keeps_versions = keeps_versions
         self.is_zonal = is_zonal
         self.page = 1000
+        self.is_read_only = False
+        self.is_careless = False
         self.faults: deque[str] = deque()
         self.asked: list[str] = []
         self.lock = threading.RLock()
@@ -101,6 +107,8 @@ class FaultyGcs:
     def breaks_condition(self, key: str, query: Mapping[str, str]) -> bool:
         """Whether ifGenerationMatch forbids it."""
         wanted = query.get("ifGenerationMatch")
+        if self.is_careless and wanted != "0":
+            return False
         now = self.found(key, None)
         return wanted is not None and wanted != ("0" if now is None else str(now.generation))
 
@@ -158,6 +166,9 @@ class FaultyGcs:
                 store.asked.append(f"{self.command} {self.path}")
                 if store.token and self.headers.get("Authorization") != f"Bearer {store.token}":
                     self._refuse(401, "Invalid Credentials")
+                    return False
+                if store.is_read_only and self.command != "GET":
+                    self._refuse(403, "You may not.")
                     return False
                 return True
 
