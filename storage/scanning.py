@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import orjson
 
 from ..profiles.sizing import DataSize
-from .backends import file_system_of
+from .backends import file_system_of, lacks_credentials
 from .caching.opening import store_name
 from .caching.place import cache_folder
-from .errors import ObjectNotFound, StoreError, StoreUnavailable
+from .errors import HoldshortError, ObjectNotFound, SettingsError, StoreError, StoreUnavailable
 from .listing import pages
 from .settings import ScanLimits
 
@@ -72,6 +72,7 @@ def scan(
     Raises:
         ObjectNotFound: nothing lies there.
         StoreError: it may not be listed.
+        SettingsError: there are no credentials for it.
         StoreUnavailable: the store does not answer.
         MissingExtra: its backend is not installed.
     """
@@ -111,10 +112,12 @@ def scan(
     return known.whole if known.whole is not None and not is_whole else found
 
 
-def _translated(url: str, error: Exception) -> StoreError:
+def _translated(url: str, error: Exception) -> HoldshortError:
     shown = _without_credentials(url)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ObjectNotFound(f"Nothing lies under {shown} ({error}). Check how it is written.")
+    if lacks_credentials(error):
+        return SettingsError(f"There are no credentials for {shown} ({error}). Set those of its cloud.")
     if isinstance(error, PermissionError) or "forbidden" in str(error).lower():
         return StoreError(f"{shown} may not be listed: {error}. Check the credentials, and whether they allow listing.")
     # Clients raise many kinds of error for an answer that did not come.

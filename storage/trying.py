@@ -37,7 +37,8 @@ def patiently(url: str, doing: Doing, once: Callable[[], _R]) -> _R:
         except (Broken, Again) as error:
             tried += 1
             if tried >= _TRIES:
-                raise StoreUnavailable(f"{url} can't be {doing}, after {tried} tries: {error}") from error
+                cure = ". Check the endpoint and the network." if isinstance(error, Broken) else ""
+                raise StoreUnavailable(f"{url} can't be {doing}, after {tried} tries: {error}{cure}") from error
             log.info("%s: %s; trying again", url, error)
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
         pause = min(_PAUSE_MOST_S, pause * 2)

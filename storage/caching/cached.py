@@ -99,6 +99,8 @@ class CachedObject:
 
         A block that is not is forgotten, so that it is fetched again.
         """
+        if start >= self.subject.size:  # there is nothing to read
+            return True
         end = start + len(into)
         first, last = blocks_around(start, end)
         sums = self._sums(first, last)

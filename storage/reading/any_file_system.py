@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
+from ..backends import lacks_credentials
 from ..errors import ObjectChanged, StoreUnavailable
 from ..sources import version_of
 from .origin import Progress, Version
@@ -32,7 +35,8 @@ class AnyFileSystem:
     def _version(self, path: str) -> Version:
         # Listings that were kept from earlier don't tell what the object is now.
         self._fs.invalidate_cache(path.rpartition("/")[0])
-        about: dict[str, Any] = self._fs.info(path)
+        with _asking(path):
+            about: dict[str, Any] = self._fs.info(path)
         if about["type"] == "directory":
             raise IsADirectoryError(f"{path} is a folder; name an object in it, or list it with fs.ls()")
         if about["size"] is None:
@@ -42,4 +46,18 @@ class AnyFileSystem:
         return Version(int(about["size"]), version_of(about))
 
     def _get(self, path: str, start: int, end: int) -> bytes:
-        return bytes(self._fs.cat_file(path, start=start, end=end))
+        with _asking(path):
+            return bytes(self._fs.cat_file(path, start=start, end=end))
+
+
+@contextmanager
+def _asking(path: str) -> Generator[None]:
+    """Clients raise many kinds of error for an answer that did not come; those that a caller can tell apart pass."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if lacks_credentials(error):
+            raise PermissionError(f"{path} can't be read, since there are no credentials for it: {error}") from error
+        raise StoreUnavailable(f"{path} can't be read: {type(error).__name__}: {error}") from error

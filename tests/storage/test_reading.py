@@ -127,6 +127,28 @@ def test_objects_of_every_size_even_empty_ones(far: Far, size: int) -> None:
     assert fs.cat_file(path, start=size + 5) == b""
 
 
+def test_a_read_past_the_end_is_what_a_local_file_gives(far: Far) -> None:
+    path = far.put("a.bin", CONTENT[:1000])
+    fs = far.with_profile()
+    with fs.open(path) as file:
+        assert file.seek(5000) == 5000
+        assert (file.read(), file.read(10), file.readline(), file.readinto(bytearray(5))) == (b"", b"", b"", 0)
+        assert file.tell() == 5000
+        with pytest.raises(ValueError, match="before the beginning of"):
+            file.seek(-1)
+    assert fs.cat_file(path, start=990, end=2000) == CONTENT[990:1000]
+    assert fs.cat_ranges([path] * 3, [990, 1000, 3000], [5000, 1001, 4000]) == [CONTENT[990:1000], b"", b""]
+
+
+def test_a_folder_is_said_to_be_one(far: Far) -> None:
+    if far.kind == "local":
+        Path(far.folder, "folder").mkdir()
+    far.put("folder/a.bin", CONTENT[:1000])
+    for act in (far.with_profile().open, far.with_profile().cat_file):
+        with pytest.raises(IsADirectoryError, match=r"/folder is a folder; name an object in it"):
+            act(f"{far.folder}/folder")
+
+
 @pytest.mark.parametrize("name", ["a b+c%20d.bin", "ü ☃.bin", "q?x=1&y#z.bin", "~tilde/(x)'!*.bin", "name=1/day=2.bin"])
 def test_names_with_every_kind_of_sign(far: Far, name: str) -> None:
     if far.kind == "local":

@@ -151,7 +151,7 @@ def test_credentials_that_cant_be_renewed_are_said(store: FaultyGcs) -> None:
 
 def test_a_refusal_says_as_whom_it_was_asked(store: FaultyGcs) -> None:
     store.token = "new-token"
-    said = r"gs://bkt/a/1 may not be read: status 401 \(Invalid Credentials\)\. No credentials were found"
+    said = r"gs://bkt/a/1 may not be read: status 401 \(Anonymous caller may not\)\. No credentials were found"
     with pytest.raises(PermissionError, match=said):
         read_by(store).cat_file("bkt/a/1")
     store.token = ""

@@ -165,7 +165,8 @@ class FaultyGcs:
                 self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 store.asked.append(f"{self.command} {self.path}")
                 if store.token and self.headers.get("Authorization") != f"Bearer {store.token}":
-                    self._refuse(401, "Invalid Credentials")
+                    said = "Invalid Credentials" if "Authorization" in self.headers else "Anonymous caller may not."
+                    self._refuse(401, said)
                     return False
                 if store.is_read_only and self.command != "GET":
                     self._refuse(403, "You may not.")
