@@ -6,7 +6,8 @@ import builtins
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
@@ -20,6 +21,9 @@ from .reading.buffers import Buffers
 from .reading.file import ObjectFile
 from .reading.reader import Reader
 from .settings import known_profiles
+
+if TYPE_CHECKING:
+    from .loading.memory import ObjectMemory
 
 _LOOKS = frozenset(
     (
@@ -177,6 +181,16 @@ class ProfiledFileSystem(ChainedFileSystem):
             finally:
                 if outfile is None:
                     target.close()
+
+    def memory(self, path: str) -> ObjectMemory:
+        """An object's bytes as memory that this machine's processes share, as far as its cache has room."""
+        from .loading.memory import ObjectMemory
+
+        path = self._strip(path)
+        access = self._access(path)
+        protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
+        file = Path(path) if protocol in ("file", "local") else None
+        return ObjectMemory(*self.reader.first(path, access), self.reader.fetcher, access, file=file)
 
     # -- the other one's ---------------------------------------------------------------------------------
 

@@ -118,20 +118,25 @@ class CacheFolder:
                 self._open.popitem(last=False)
             return found
 
-    def keep(self, cached: CachedObject, start: int, data: memoryview) -> None:
-        """Write whole blocks of an object, if there is room for them; a full disk is told once, and is no error."""
+    def keep(self, cached: CachedObject, start: int, data: memoryview) -> bool:
+        """Write whole blocks of an object, if there is room for them; whether they are there now.
+
+        A full disk is told once, and is no error.
+        """
         if time.monotonic() < self._off_until or not self._reserve(cached, len(data)):
-            return
+            return False
         lock = RangeLock(self._used, _CHANGING_AT, shared=True)
         try:
             # Counted before it is written: a count is too high after a kill, never too low.
             if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
                 cached.write(start, data)
+                return True
         except OSError as error:
             self._add(-len(data))
             self._failed(error)
         finally:
             lock.close()
+        return False
 
     def remove(self, key: str, held_bytes: int) -> bool:
         """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""

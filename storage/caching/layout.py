@@ -13,10 +13,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import cast
 
-import google_crc32c
 import orjson
+
+from ..checksums import crc32c
 
 BLOCK_BYTES = 16 * 1024
 """Small, since whole blocks are fetched: a read of 64 KiB at random costs 80 KiB at most."""
@@ -140,11 +140,3 @@ def missing(sums: list[int | None], first: int, gap_blocks: int) -> Iterator[tup
         end = place + 1
     if begin >= 0:
         yield begin, end
-
-
-def crc32c(*parts: bytes | bytearray | memoryview) -> int:
-    """CRC32C (Castagnoli, RFC 3720) of bytes that lie one behind the other."""
-    found = 0
-    for part in parts:
-        found = cast("int", google_crc32c.extend(found, bytes(part)))  # pyright: ignore[reportUnknownMemberType]
-    return found

@@ -60,17 +60,17 @@ class Reader:
         self._cache = cache
         self._versions = _Versions()
         self._since_s = family_began_s()
-        self._fetcher = Fetcher(self._origin(fs), buffers, connections=connections)
-        weakref.finalize(self, self._fetcher.origin.close)
+        self.fetcher = Fetcher(self._origin(fs), buffers, connections=connections)
+        weakref.finalize(self, self.fetcher.origin.close)
 
     def open(self, path: str, access: Access, fs: Any = None) -> ObjectFile:
         """An object as a file. Raises FileNotFoundError, PermissionError, StoreUnavailable."""
-        source, head = self._first(path, access)
-        return ObjectFile(self._fetcher, source, head, access, fs=fs)
+        source, head = self.first(path, access)
+        return ObjectFile(self.fetcher, source, head, access, fs=fs)
 
     def size(self, path: str, access: Access) -> int:
         """How large an object is, in bytes."""
-        return self._first(path, access)[0].version.size
+        return self.first(path, access)[0].version.size
 
     def get(self, path: str, access: Access, start: int | None = None, end: int | None = None) -> bytes:
         """A range of an object, or all of it."""
@@ -89,7 +89,7 @@ class Reader:
                 return 0
             return came
 
-        self._fetcher.each([lambda path=path: one(path) for path in dict.fromkeys(paths)])
+        self.fetcher.each([lambda path=path: one(path) for path in dict.fromkeys(paths)])
         return found
 
     def get_ranges(
@@ -108,7 +108,7 @@ class Reader:
         for path, places in by_path.items():
             values = access(path)
             try:
-                source, _ = self._first(path, values, 1)
+                source, _ = self.first(path, values, 1)
             except Exception as error:  # noqa: BLE001 - handed out
                 for place in places:
                     found[place] = error
@@ -118,23 +118,11 @@ class Reader:
             for request in coalesced(bounds, gap_bytes=gap, most_bytes=values.part_bytes):
                 serves = [(places[index], *bounds[index]) for index in request.serves]
                 tasks.append(_Shared(source, request, serves, found))
-        self._fetcher.each(tasks)
+        self.fetcher.each(tasks)
         return found
 
-    def forget(self) -> None:
-        """Something was written: what is known of objects may be wrong."""
-        self._versions.clear()
-        self._since_s = time.time()
-
-    # -- inside ------------------------------------------------------------------------------------------
-
-    def _origin(self, fs: Any) -> Callable[[Callable[[], None]], Origin]:
-        # Not this reader itself, or it would live as long as its requests do.
-        versions, traffic = self._versions, self.traffic
-        return lambda refused: _Watched(origin_of(fs, refused), versions, traffic)
-
-    def _first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Source, bytes]:
-        """What an object is, and its first bytes, if it had to be asked for."""
+    def first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Source, bytes]:
+        """The way to an object's bytes, and the first of them, if it had to be asked what it is."""
         cache = self._cache(access)
         known = self._versions.get(path, access.freshness_s)
         if known is None and cache is not None and access.freshness_s > 0:
@@ -145,7 +133,7 @@ class Reader:
                 self._versions.put(path, known)
         if known is not None:
             return self._source(path, known, access, cache), b""
-        version, head = self._fetcher.origin.first(path, length)
+        version, head = self.fetcher.origin.first(path, length)
         if access.freshness_s > 0:
             self._versions.put(path, version)
         if cache is not None:
@@ -154,13 +142,32 @@ class Reader:
         source.keep(0, memoryview(head))
         return source, head
 
+    def forget(self) -> None:
+        """Something was written: what is known of objects may be wrong."""
+        self._versions.clear()
+        self._since_s = time.time()
+
+    def forget_object(self, path: str, access: Access) -> None:
+        """An object has changed since it was known."""
+        self._versions.forget(path)
+        cache = self._cache(access)
+        if cache is not None:
+            cache.forget(path)
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _origin(self, fs: Any) -> Callable[[Callable[[], None]], Origin]:
+        # Not this reader itself, or it would live as long as its requests do.
+        versions, traffic = self._versions, self.traffic
+        return lambda refused: _Watched(origin_of(fs, refused), versions, traffic)
+
     def _source(self, path: str, version: Version, access: Access, cache: Cache | None) -> Source:
-        direct = Direct(self._fetcher.origin, path, version)
-        return direct if cache is None else cache.source(direct, self._fetcher.buffers, access.gap_bytes)
+        direct = Direct(self.fetcher.origin, path, version)
+        return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes)
 
     def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
         """Bytes of an object, and how many of them came from the store."""
-        source, head = self._first(path, access)
+        source, head = self.first(path, access)
         first, last = _bounds(start, end, source.version.size)
         if last <= len(head):
             return head[first:last], len(head)
@@ -174,7 +181,7 @@ class Reader:
             known = max(0, min(len(head), last) - first)
             into[:known] = head[first : first + known]
             pieces = parts(first + known, last, access.part_bytes)
-            self._fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in pieces])
+            self.fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in pieces])
 
         return filled(last - first, fill), came
 
@@ -183,10 +190,7 @@ class Reader:
         try:
             return act()
         except ObjectChanged:
-            self._versions.forget(path)
-            cache = self._cache(access)
-            if cache is not None:
-                cache.forget(path)
+            self.forget_object(path, access)
             return act()
 
 
