@@ -53,7 +53,7 @@ class ObjectMemory:
         self._access = access
         self._source = source if isinstance(source, CachedSource) else None
         self._behind = source.behind if isinstance(source, CachedSource) else source
-        if file is not None:
+        if file is not None and self.size:
             with file.open("rb") as opened:
                 self.memory = private(opened.fileno(), self.size)
         else:

@@ -17,7 +17,9 @@ CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
 
 class FaultyS3:
-    """Serves `content` under every name; each GET takes the next fault that waits, if there is one.
+    """Serves `content` under every name that has nothing of its own in `objects`.
+
+    Each GET takes the next fault that waits, if there is one.
 
     Faults: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed" (the
     object is another one from now on), "other range", "no range" (all of it, with status 200).
@@ -25,6 +27,7 @@ class FaultyS3:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self.objects: dict[str, bytes] = {}
         self.tag = '"first"'
         self.faults: deque[str] = deque()
         self.gets = 0
@@ -77,7 +80,8 @@ class FaultyS3:
                     fault = store.faults.popleft() if store.faults else ""
                     if fault == "changed":
                         store.content, store.tag = bytes(reversed(store.content)), '"second"'
-                    content, tag = store.content, store.tag
+                    name = self.path.partition("?")[0].lstrip("/")
+                    content, tag = store.objects.get(name, store.content), store.tag
                 if fault == "reset":
                     self.close_connection = True
                     return
