@@ -73,7 +73,7 @@ class ProfiledFileSystem(ChainedFileSystem):
                 f"{self.protocol}:: needs a file system behind it, as in {self.protocol}::s3://bucket/key."
             )
         self._target = (target_protocol or "", dict(target_options or {}))
-        self._given = fs
+        self._given: Any = fs
         self._profile = profile or self.protocol
         self._arguments = values
         self._known = known_profiles() if profile else BUILT_IN
@@ -249,8 +249,12 @@ class ProfiledFileSystem(ChainedFileSystem):
         if self._process != os.getpid():
             if self._process != -1:
                 self._ours = threading.RLock()  # the parent's may be held by a thread that is not here
+                self._observing.after_fork()
+                if getattr(self._given, "async_impl", False):
+                    make, arguments = self._given.__reduce__()  # this one's threads are the parent's
+                    self._given = make(*arguments)
             with self._ours:
-                fs = self._given if self._given is not None else _file_system(*self._target)
+                fs: Any = self._given if self._given is not None else _file_system(*self._target)
                 access = self._plan_of(self._choice("x").profile).access
                 buffers, connections = _buffers(access.memory_bytes), access.connections
                 reader = Reader(fs, buffers, connections=connections, cache=lambda asked: cache_for(fs, asked))

@@ -17,8 +17,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,10 @@ _KEPT_OPEN = 256
 _USED = struct.Struct("<Qd")
 _PATIENCE_S = 2.0
 _FULL_S = 5.0
+_ASKING_S = 5.0
 _COUNT_S = 3600.0
 _BEGUN_S, _KNOWN_S = 3600.0, 30 * 86400.0
-_EVICTING_AT, _CHANGING_AT, _COUNTING_AT = 2**40, 2**41, 2**42
+_EVICTING_AT, _CHANGING_AT, _COUNTING_AT, _ASKING_AT = 2**40, 2**41, 2**42, 2**50
 _ROOM_SHARE = 0.02
 """As much of the budget becomes free at once, so that looking for what may leave is rare."""
 _PASSING = (
@@ -207,6 +208,22 @@ class CacheFolder:
         except (FileNotFoundError, ValueError, KeyError):
             pass
         return None
+
+    @contextmanager
+    def asking(self, store: str, path: str) -> Generator[None]:
+        """Held while a store is asked what an object is; not for longer than a store usually takes to say so."""
+        at = int.from_bytes(hashlib.sha256(f"{store}\0{path}".encode()).digest()[:4], "little")
+        try:
+            lock = RangeLock(self._used, _ASKING_AT + at)
+        except OSError as error:
+            self._failed(error)
+            yield
+            return
+        try:
+            lock.acquire(_ASKING_S)
+            yield
+        finally:
+            lock.close()
 
     def remember(self, store: str, path: str, version: Version) -> None:
         """The store has just said what an object is. An older content of it leaves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -100,6 +101,10 @@ class Cache(Protocol):
 
     def forget(self, path: str) -> None:
         """The object is another one now."""
+        ...
+
+    def asking(self, path: str) -> AbstractContextManager[None]:
+        """Held while the store is asked for an object, so that others wait for what it says."""
         ...
 
     def source(self, behind: Source, buffers: Buffers, gap_bytes: int) -> Source:

@@ -59,7 +59,7 @@ class Reader:
         self.traffic = Traffic()
         self._cache = cache
         self._versions = _Versions()
-        self._since_s = family_began_s()
+        self._since_s = -1.0
         self.fetcher = Fetcher(self._origin(fs), buffers, connections=connections)
         weakref.finalize(self, self.fetcher.origin.close)
 
@@ -124,23 +124,22 @@ class Reader:
     def first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Source, bytes]:
         """The way to an object's bytes, and the first of them, if it had to be asked what it is."""
         cache = self._cache(access)
-        known = self._versions.get(path, access.freshness_s)
-        if known is None and cache is not None and access.freshness_s > 0:
-            # What others have asked since counts too.
-            since_s = max(self._since_s, self._versions.changed_s(path), time.time() - access.freshness_s)
-            known = cache.version(path, since_s)
-            if known is not None and isinf(access.freshness_s):
-                self._versions.put(path, known)
+        known = self._known(path, access, cache)
         if known is not None:
-            return self._source(path, known, access, cache), b""
-        version, head = self.fetcher.origin.first(path, length)
-        if access.freshness_s > 0:
-            self._versions.put(path, version)
-        if cache is not None:
-            cache.remember(path, version)
-        source = self._source(path, version, access, cache)
-        source.keep(0, memoryview(head))
-        return source, head
+            return self.source(path, known, access, cache), b""
+        if cache is None or access.freshness_s <= 0:
+            return self._ask(path, access, length, cache)
+        with cache.asking(path):
+            known = self._known(path, access, cache)
+            if known is not None:
+                return self.source(path, known, access, cache), b""
+            return self._ask(path, access, length, cache)
+
+    def source(self, path: str, version: Version, access: Access, cache: Cache | None = None) -> Source:
+        """The way to the bytes of an object that is of a known version."""
+        direct = Direct(self.fetcher.origin, path, version)
+        cache = cache or self._cache(access)
+        return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes)
 
     def forget(self) -> None:
         """Something was written: what is known of objects may be wrong."""
@@ -161,9 +160,29 @@ class Reader:
         versions, traffic = self._versions, self.traffic
         return lambda refused: _Watched(origin_of(fs, refused), versions, traffic)
 
-    def _source(self, path: str, version: Version, access: Access, cache: Cache | None) -> Source:
-        direct = Direct(self.fetcher.origin, path, version)
-        return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes)
+    def _known(self, path: str, access: Access, cache: Cache | None) -> Version | None:
+        """What an object is, if that was asked lately enough."""
+        known = self._versions.get(path, access.freshness_s)
+        if known is None and cache is not None and access.freshness_s > 0:
+            if self._since_s < 0:
+                # Not sooner: while a worker that was spawned is handed its work, it doesn't know its parent yet.
+                self._since_s = family_began_s()
+            # What others have asked since counts too.
+            since_s = max(self._since_s, self._versions.changed_s(path), time.time() - access.freshness_s)
+            known = cache.version(path, since_s)
+            if known is not None and isinf(access.freshness_s):
+                self._versions.put(path, known)
+        return known
+
+    def _ask(self, path: str, access: Access, length: int, cache: Cache | None) -> tuple[Source, bytes]:
+        version, head = self.fetcher.origin.first(path, length)
+        if access.freshness_s > 0:
+            self._versions.put(path, version)
+        if cache is not None:
+            cache.remember(path, version)
+        source = self.source(path, version, access, cache)
+        source.keep(0, memoryview(head))
+        return source, head
 
     def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
         """Bytes of an object, and how many of them came from the store."""
