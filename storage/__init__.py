@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .loading.prefetch import Prefetch, prefetch
     from .loading.weights import Weights, load_safetensors, open_safetensors
 
-__all__ = ["Weights", "load_safetensors", "open_safetensors"]
+__all__ = ["Prefetch", "Weights", "load_safetensors", "open_safetensors", "prefetch"]
 
 _MODULES = {
+    "Prefetch": ".loading.prefetch",
     "Weights": ".loading.weights",
     "load_safetensors": ".loading.weights",
     "open_safetensors": ".loading.weights",
+    "prefetch": ".loading.prefetch",
 }
 
 

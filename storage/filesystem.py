@@ -5,9 +5,9 @@ from __future__ import annotations
 import builtins
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
@@ -24,7 +24,9 @@ from .settings import known_profiles
 
 if TYPE_CHECKING:
     from .loading.memory import ObjectMemory
+    from .loading.prefetch import Prefetch
 
+Item = TypeVar("Item")
 _LOOKS = frozenset(
     (
         "info", "ls", "find", "glob", "walk", "exists", "isfile", "isdir", "du", "size", "sizes", "disk_usage",
@@ -192,6 +194,30 @@ class ProfiledFileSystem(ChainedFileSystem):
         file = Path(path) if protocol in ("file", "local") else None
         return ObjectMemory(*self.reader.first(path, access), self.reader.fetcher, access, file=file)
 
+    def prefetch(
+        self,
+        items: Iterable[Item],
+        *,
+        path: Callable[[Item], str] | None = None,
+        ahead_bytes: int | None = None,
+        ahead_objects: int | None = None,
+    ) -> Prefetch[Item]:
+        """Bring objects into the cache in the order in which they will be read; see holdshort.storage.Prefetch.
+
+        Args:
+            items: paths; or a sampler, or anything else that yields what `path` makes paths of.
+            ahead_bytes: how far ahead of the readers at most; by default a twentieth of the cache, 64 MiB to 1 GiB, and
+                never more than half of it.
+            ahead_objects: the same in objects; by default 512.
+        """
+        from .loading.prefetch import Prefetch
+
+        return Prefetch(self, items, path=path, ahead_bytes=ahead_bytes, ahead_objects=ahead_objects)
+
+    def stripped(self, path: str) -> str:
+        """A path, or URL, as the file system behind names it."""
+        return self._strip(path)
+
     # -- the other one's ---------------------------------------------------------------------------------
 
     def __getattribute__(self, name: str) -> Any:
@@ -285,6 +311,20 @@ class AutoFileSystem(ProfiledFileSystem):
     """`auto::`: whichever profile fits the path."""
 
     protocol: ClassVar[str] = "auto"
+
+
+def profiled(url: str, profile: str, options: Mapping[str, Any]) -> tuple[ProfiledFileSystem, str]:
+    """The file system of a URL, and its path there; where the URL names no profile, this one counts.
+
+    Raises:
+        SettingsError: the URL begins with something else than a profile.
+    """
+    untyped: Any = fsspec
+    chained = url if "::" in url else f"{profile}::{url if '://' in url else f'file://{url}'}"
+    fs, path = untyped.url_to_fs(chained, **options)
+    if not isinstance(fs, ProfiledFileSystem):
+        raise SettingsError(f"{url} begins with something else than a profile; write {profile}::s3://… or s3://…")
+    return fs, path
 
 
 _of_process: dict[int, Buffers] = {}

@@ -81,9 +81,12 @@ class CachedObject:
         """It is opened once more, at so many seconds since the epoch."""
         os.pwrite(self._fd, self.use.again(now_s).packed(), USE_AT)
 
-    def held_blocks(self) -> int:
-        """How many blocks are there."""
-        return sum(found is not None for found in self._sums(0, self.subject.blocks))
+    def held_bytes(self) -> int:
+        """How many bytes of blocks are there; the last block of an object may be a short one."""
+        sums = self._sums(0, self.subject.blocks)
+        held = sum(found is not None for found in sums) * BLOCK_BYTES
+        is_short = bool(sums) and sums[-1] is not None
+        return held - (-self.subject.size % BLOCK_BYTES if is_short else 0)
 
     def missing(self, start: int, end: int, gap_bytes: int = 0) -> list[tuple[int, int]]:
         """Ranges of bytes, made of whole blocks, that are not there of a range; near ones are taken together."""

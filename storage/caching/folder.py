@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ import orjson
 from ..reading.origin import Version
 from .cached import CachedObject
 from .eviction import Resident, victims
-from .layout import BLOCK_BYTES, HEADER_BYTES, Subject, Use, subject_of
+from .layout import HEADER_BYTES, Subject, Use, subject_of
 from .locks import RangeLock
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Entry:
     @property
     def group(self) -> str:
         """Its store and folder."""
-        return f"{self.subject.store} {self.subject.path.rpartition('/')[0]}"
+        return _group(self.subject)
 
 
 class CacheFolder:
@@ -92,20 +92,22 @@ class CacheFolder:
 
     # -- objects -----------------------------------------------------------------------------------------
 
-    def object(self, subject: Subject) -> CachedObject | None:
+    def object(self, subject: Subject, *, is_use: bool = True) -> CachedObject | None:
         """The object's file, made if there is none; None if it can't be cached.
 
-        Opening it counts as a use.
+        Args:
+            is_use: whether somebody is about to read it.
         """
         key = _key(subject)
         with self._lock:
             found = self._open.get(key)
             if found is not None and found.is_current:
                 self._open.move_to_end(key)
-                found.used(time.time())
+                if is_use:
+                    found.used(time.time())
                 return found
             try:
-                found = self._find(key, subject) or self._make(key, subject)
+                found = self._find(key, subject, is_use) or self._make(key, subject, is_use)
             except OSError as error:
                 self._failed(error)
                 return None
@@ -119,12 +121,15 @@ class CacheFolder:
                 self._open.popitem(last=False)
             return found
 
-    def keep(self, cached: CachedObject, start: int, data: memoryview) -> bool:
+    def keep(self, cached: CachedObject, start: int, data: memoryview, *, has_room: bool = False) -> bool:
         """Write whole blocks of an object, if there is room for them; whether they are there now.
 
         A full disk is told once, and is no error.
+
+        Args:
+            has_room: `make_room` has made it.
         """
-        if time.monotonic() < self._off_until or not self._reserve(cached, len(data)):
+        if time.monotonic() < self._off_until or not (has_room or self._reserve(cached, len(data))):
             return False
         lock = RangeLock(self._used, _CHANGING_AT, shared=True)
         try:
@@ -138,6 +143,16 @@ class CacheFolder:
         finally:
             lock.close()
         return False
+
+    def make_room(self, cached: CachedObject, more: int, coming: Mapping[str, int]) -> bool:
+        """See that there is room for so much more of an object, whose turn comes in a known order; whether there is.
+
+        Args:
+            coming: in how many steps the store's objects are read next, by path.
+        """
+        if self.used_bytes + more <= self._budget():
+            return True
+        return self._make_room(_group(cached.subject), more, cached.subject, coming)
 
     def remove(self, key: str, held_bytes: int) -> bool:
         """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""
@@ -173,7 +188,7 @@ class CacheFolder:
                 with suppress(FileNotFoundError):
                     path.unlink()
                 continue
-            held = cached.held_blocks() * BLOCK_BYTES
+            held = cached.held_bytes()
             yield Entry(path.name.removesuffix(_SUFFIX), found[0], held, found[1])
 
     @property
@@ -249,16 +264,17 @@ class CacheFolder:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _find(self, key: str, subject: Subject) -> CachedObject | None:
+    def _find(self, key: str, subject: Subject, is_use: bool) -> CachedObject | None:
         found = CachedObject.open(self.path_of(key))
         if found is None:
             return None
         if found.subject != subject:
             raise ValueError(f"{self.path_of(key)} is of another object")
-        found.used(time.time())
+        if is_use:
+            found.used(time.time())
         return found
 
-    def _make(self, key: str, subject: Subject) -> CachedObject | None:
+    def _make(self, key: str, subject: Subject, is_use: bool) -> CachedObject | None:
         if time.monotonic() < self._off_until:
             return None
         path = self.path_of(key)
@@ -268,7 +284,7 @@ class CacheFolder:
             with aside.open("xb") as file:
                 file.write(subject.header())
                 file.truncate(subject.file_bytes)
-                os.pwrite(file.fileno(), Use(time.time()).packed(), HEADER_BYTES - 64)
+                os.pwrite(file.fileno(), Use(time.time(), opens=int(is_use)).packed(), HEADER_BYTES - 64)
             try:
                 os.link(aside, path)  # whoever comes second takes the first one's
             except FileExistsError:
@@ -282,11 +298,11 @@ class CacheFolder:
     def _leave(self, subject: Subject) -> None:
         cached = CachedObject.open(self.path_of(_key(subject)))
         if cached is not None:
-            self.remove(_key(subject), cached.held_blocks() * BLOCK_BYTES)
+            self.remove(_key(subject), cached.held_bytes())
 
     def _reserve(self, cached: CachedObject, more: int) -> bool:
         """Whether there is room for so much more of an object, or could be made."""
-        group = f"{cached.subject.store} {cached.subject.path.rpartition('/')[0]}"
+        group = _group(cached.subject)
         now = time.monotonic()
         if now < self._refused.get(group, 0.0):
             return False
@@ -314,23 +330,34 @@ class CacheFolder:
         finally:
             lock.close()
 
-    def _make_room(self, group: str, more: int) -> bool:
+    def _make_room(
+        self, group: str, more: int, subject: Subject | None = None, order: Mapping[str, int] | None = None
+    ) -> bool:
         """Whether something has left for it."""
         lock = RangeLock(self._used, _EVICTING_AT)
         try:
-            if not lock.acquire():
+            if not lock.acquire(0.0 if order is None else _PATIENCE_S):
                 return False  # somebody else is at it
-            residents = [
-                Resident(e.key, e.group, e.held_bytes, e.use.last_s, e.use.interval_s)
-                for e in self.entries()
-                if e.held_bytes
-            ]
+            entries = [entry for entry in self.entries() if entry.held_bytes]
+            residents = [Resident(e.key, e.group, e.held_bytes, e.use.last_s, e.use.interval_s) for e in entries]
+            coming: dict[str, int] = {}
+            if subject is not None and order is not None:
+                coming = {e.key: order[e.subject.path] for e in entries
+                          if e.subject.store == subject.store and e.subject.path in order}  # fmt: skip
             budget = self._budget()
             wanted = self.used_bytes + more - budget
+            if wanted <= 0:
+                return True
             leaving: list[Resident] = []
             for much in (max(wanted, int(budget * _ROOM_SHARE)), wanted):
                 leaving = leaving or victims(
-                    residents, wanted_bytes=much, group=group, budget_bytes=budget, now_s=time.time()
+                    residents,
+                    wanted_bytes=much,
+                    group=group,
+                    budget_bytes=budget,
+                    now_s=time.time(),
+                    coming=coming,
+                    wanted_in=order.get(subject.path) if order is not None and subject is not None else None,
                 )
             freed = sum(each.size_bytes for each in leaving if self.remove(each.key, each.size_bytes))
             log.info("%s: %d objects with %d bytes left to make room for %s", self.folder, len(leaving), freed, group)
@@ -389,6 +416,10 @@ def used_bytes(folder: Path) -> int:
         return _USED.unpack((folder / "used").read_bytes())[0]
     except (FileNotFoundError, struct.error):
         return 0
+
+
+def _group(subject: Subject) -> str:
+    return f"{subject.store} {subject.path.rpartition('/')[0]}"
 
 
 def _key(subject: Subject) -> str:

@@ -87,6 +87,8 @@ class Use:
 
     def again(self, now_s: float) -> Use:
         """It is opened once more. Openings close together count as one use: workers of a loader, ranks of a job."""
+        if not self.opens:  # it was fetched ahead of its first use
+            return Use(now_s)
         interval_s = max(0.0, now_s - self.last_s)
         return Use(now_s, max(interval_s, self.interval_s * 0.9), self.opens + 1)
 

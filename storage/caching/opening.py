@@ -53,12 +53,12 @@ class StoreCache:
         """Held while the store is asked for an object, so that others of this machine wait for what it says."""
         return self.folder.asking(self._store, path)
 
-    def source(self, behind: Source, buffers: Buffers, gap_bytes: int) -> Source:
+    def source(self, behind: Source, buffers: Buffers, gap_bytes: int, *, is_use: bool = True) -> Source:
         """The way to an object's bytes, through the cache if it can be cached."""
         version = behind.version
         if not version.tag or not version.size:
             return behind
-        cached = self.folder.object(Subject(self._store, behind.path, version.size, version.tag))
+        cached = self.folder.object(Subject(self._store, behind.path, version.size, version.tag), is_use=is_use)
         return behind if cached is None else CachedSource(behind, cached, self.folder, buffers, gap_bytes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..reading.buffers import Buffers
 from ..reading.origin import Progress, Source
@@ -43,11 +43,15 @@ class CachedSource:
         """Fill a buffer from the cache, if all of it is there."""
         return self.cached.read_into(start, into)
 
-    def keep(self, start: int, data: memoryview) -> None:
-        """Keep bytes that have come already, as far as they are whole blocks."""
+    def keep(self, start: int, data: memoryview, *, has_room: bool = False) -> None:
+        """Keep bytes that have come already, as far as they are whole blocks.
+
+        Args:
+            has_room: room was made for them.
+        """
         whole = self.cached.whole(start, start + len(data))
         if whole is not None and self.cached.missing(*whole):
-            self._folder.keep(self.cached, whole[0], data[whole[0] - start : whole[1] - start])
+            self._folder.keep(self.cached, whole[0], data[whole[0] - start : whole[1] - start], has_room=has_room)
 
     def read_into(self, start: int, into: memoryview, progress: Progress) -> int:
         """Fill a buffer; see Source. Returns how many bytes came from the store."""
@@ -62,14 +66,26 @@ class CachedSource:
                 return fetched
         return fetched + self.behind.read_into(start, into, progress)
 
+    def make_room(self, more: int, coming: Mapping[str, int]) -> bool:
+        """See CacheFolder.make_room."""
+        return self._folder.make_room(self.cached, more, coming)
+
     def bring(
-        self, start: int, end: int, progress: Progress, *, patience_s: float = 0.0, spill: Spill | None = None
+        self,
+        start: int,
+        end: int,
+        progress: Progress,
+        *,
+        patience_s: float = 0.0,
+        spill: Spill | None = None,
+        has_room: bool = False,
     ) -> int:
         """Fetch the blocks of a range that are not there, without reading them; returns how many bytes came.
 
         Args:
             patience_s: for how long somebody else may be at it; then it is left to them.
             spill: told of bytes that came, and could not be kept.
+            has_room: room was made for them.
         """
         first, last = blocks_around(start, end)
         begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.cached.subject.size)
@@ -78,12 +94,14 @@ class CachedSource:
         try:
             if flight.acquire(patience_s):
                 for at, until in self.cached.missing(begin, stop, self._gap_bytes):
-                    came += self._bring_missing(at, until, lambda more, before=came: progress(before + more), spill)
+                    came += self._bring_missing(
+                        at, until, lambda more, before=came: progress(before + more), spill, has_room
+                    )
         finally:
             flight.close()
         return came
 
-    def _bring_missing(self, start: int, end: int, progress: Progress, spill: Spill | None) -> int:
+    def _bring_missing(self, start: int, end: int, progress: Progress, spill: Spill | None, has_room: bool) -> int:
         length = end - start
         while (buffer := self._buffers.take(length)) is None and length > _LEAST_PIECE:
             length = max(_LEAST_PIECE, length // 2 // BLOCK_BYTES * BLOCK_BYTES)
@@ -93,7 +111,7 @@ class CachedSource:
             for at in range(start, end, length):
                 piece = room[: min(length, end - at)]
                 came += self.behind.read_into(at, piece, lambda more, before=came: progress(before + more))
-                if not self._folder.keep(self.cached, at, piece) and spill is not None:
+                if not self._folder.keep(self.cached, at, piece, has_room=has_room) and spill is not None:
                     spill(at, piece)
         finally:
             room.release()

@@ -1,1 +1,1 @@
-"""Weights as arrays: the header first, then what is wanted, as memory that the processes of a machine share."""
+"""What training and serving ask of a store: data sets ahead of their readers, weights as memory that is shared."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, cast
 
-import fsspec
 import orjson
 
-from ..errors import Corrupt, ObjectChanged, SettingsError
-from ..filesystem import ProfiledFileSystem
+from ..errors import Corrupt, ObjectChanged
+from ..filesystem import ProfiledFileSystem, profiled
 from .arrays import Framework, array, check_framework
 from .header import MOST_BYTES, PREFIX_BYTES, Entry, length_of, parsed
 from .memory import Bytes
@@ -105,7 +104,7 @@ def open_safetensors(url: str, *, framework: Framework = "numpy", device: str = 
         Corrupt: it is not a whole safetensors file; says at which byte it is wrong.
     """
     check_framework(framework, device)
-    fs, path = _opened(url, options)
+    fs, path = profiled(url, "serving", options)
     return Weights(fs, path, framework=framework, device=device)
 
 
@@ -138,7 +137,7 @@ def load_safetensors(
         FileNotFoundError, ObjectChanged, StoreUnavailable: it could not be read.
     """
     check_framework(framework, device)
-    fs, path = _opened(url, options)
+    fs, path = profiled(url, "serving", options)
     wanted = None if names is None else list(dict.fromkeys(names))
 
     def load() -> dict[str, Any]:
@@ -204,12 +203,3 @@ def _weight_map(fs: ProfiledFileSystem, path: str) -> dict[str, str]:
         if not isinstance(file, str) or not file or "/" in file or "\\" in file or file in (".", ".."):
             raise Corrupt(f"{path} says that {name!r} is in {str(file)!r}, which is no file beside it.")
     return cast("dict[str, str]", found)
-
-
-def _opened(url: str, options: Mapping[str, Any]) -> tuple[ProfiledFileSystem, str]:
-    untyped: Any = fsspec
-    chained = url if "::" in url else f"serving::{url if '://' in url else f'file://{url}'}"
-    fs, path = untyped.url_to_fs(chained, **options)
-    if not isinstance(fs, ProfiledFileSystem):
-        raise SettingsError(f"{url} begins with something else than a profile; write serving::s3://… or s3://…")
-    return fs, path

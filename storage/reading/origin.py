@@ -107,8 +107,12 @@ class Cache(Protocol):
         """Held while the store is asked for an object, so that others wait for what it says."""
         ...
 
-    def source(self, behind: Source, buffers: Buffers, gap_bytes: int) -> Source:
-        """The way to an object's bytes, through the cache if it can be cached."""
+    def source(self, behind: Source, buffers: Buffers, gap_bytes: int, *, is_use: bool = True) -> Source:
+        """The way to an object's bytes, through the cache if it can be cached.
+
+        Args:
+            is_use: whether somebody is about to read them.
+        """
         ...
 
 

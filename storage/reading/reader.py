@@ -121,25 +121,33 @@ class Reader:
         self.fetcher.each(tasks)
         return found
 
-    def first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Source, bytes]:
-        """The way to an object's bytes, and the first of them, if it had to be asked what it is."""
+    def first(
+        self, path: str, access: Access, length: int = _HEAD_BYTES, *, is_use: bool = True
+    ) -> tuple[Source, bytes]:
+        """The way to an object's bytes, and the first of them, if it had to be asked what it is.
+
+        Args:
+            is_use: whether somebody is about to read them.
+        """
         cache = self._cache(access)
         known = self._known(path, access, cache)
         if known is not None:
-            return self.source(path, known, access, cache), b""
+            return self.source(path, known, access, cache, is_use=is_use), b""
         if cache is None or access.freshness_s <= 0:
-            return self._ask(path, access, length, cache)
+            return self._ask(path, access, length, cache, is_use=is_use)
         with cache.asking(path):
             known = self._known(path, access, cache)
             if known is not None:
-                return self.source(path, known, access, cache), b""
-            return self._ask(path, access, length, cache)
+                return self.source(path, known, access, cache, is_use=is_use), b""
+            return self._ask(path, access, length, cache, is_use=is_use)
 
-    def source(self, path: str, version: Version, access: Access, cache: Cache | None = None) -> Source:
+    def source(
+        self, path: str, version: Version, access: Access, cache: Cache | None = None, *, is_use: bool = True
+    ) -> Source:
         """The way to the bytes of an object that is of a known version."""
         direct = Direct(self.fetcher.origin, path, version)
         cache = cache or self._cache(access)
-        return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes)
+        return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes, is_use=is_use)
 
     def forget(self) -> None:
         """Something was written: what is known of objects may be wrong."""
@@ -174,13 +182,15 @@ class Reader:
                 self._versions.put(path, known)
         return known
 
-    def _ask(self, path: str, access: Access, length: int, cache: Cache | None) -> tuple[Source, bytes]:
+    def _ask(
+        self, path: str, access: Access, length: int, cache: Cache | None, *, is_use: bool
+    ) -> tuple[Source, bytes]:
         version, head = self.fetcher.origin.first(path, length)
         if access.freshness_s > 0:
             self._versions.put(path, version)
         if cache is not None:
             cache.remember(path, version)
-        source = self.source(path, version, access, cache)
+        source = self.source(path, version, access, cache, is_use=is_use)
         source.keep(0, memoryview(head))
         return source, head
 

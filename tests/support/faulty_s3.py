@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +19,7 @@ CERTIFICATE = Path(__file__).with_name("loopback.pem")
 class FaultyS3:
     """Serves `content` under every name that has nothing of its own in `objects`.
 
-    Each GET takes the next fault that waits, if there is one.
+    Those in `refused` are answered by 403. Each GET takes the next fault that waits, if there is one.
 
     Faults: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed" (the
     object is another one from now on), "other range", "no range" (all of it, with status 200).
@@ -28,11 +28,17 @@ class FaultyS3:
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.objects: dict[str, bytes] = {}
+        self.refused: set[str] = set()
+        self._served_of: Counter[str] = Counter()
         self.tag = '"first"'
         self.faults: deque[str] = deque()
         self.gets = 0
         self.served_bytes = 0
         self.lock = threading.Lock()
+
+    def served_of(self, name: str) -> int:
+        """How many bytes of an object were served."""
+        return self._served_of[name]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,6 +88,8 @@ class FaultyS3:
                         store.content, store.tag = bytes(reversed(store.content)), '"second"'
                     name = self.path.partition("?")[0].lstrip("/")
                     content, tag = store.objects.get(name, store.content), store.tag
+                if name in store.refused:
+                    fault = "403"
                 if fault == "reset":
                     self.close_connection = True
                     return
@@ -112,6 +120,7 @@ class FaultyS3:
                 sent = body[: len(body) // 2] if cut else body
                 with store.lock:
                     store.served_bytes += len(sent)
+                    store._served_of[self.path.partition("?")[0].lstrip("/")] += len(sent)
                 self.wfile.write(sent)
                 self.close_connection = self.close_connection or cut
 
