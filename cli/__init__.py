@@ -59,5 +59,9 @@ def _spec_problem(error: Exception) -> str | None:
 
     if not isinstance(error, ValidationError):
         return None
-    lines = [f"{'.'.join(str(part) for part in found['loc'][:1])}: {found['msg']}" for found in error.errors()]
+    # What concerns several fields together names them itself.
+    lines = [
+        f"{found['loc'][0]}: {found['msg']}" if found["loc"] else found["msg"].removeprefix("Value error, ")
+        for found in error.errors()
+    ]
     return "The job can't be submitted.\n" + "\n".join(dict.fromkeys(lines))

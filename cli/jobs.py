@@ -278,13 +278,14 @@ def show(status: Status, *, json: bool) -> None:
     """Print a status; exits with NOT_ALL_OK for a job that ended otherwise."""
     import time
 
+    from ..jobs.progress import done_of
     from .output import ago, print_json, say, span
 
     if json:
         print_json(status.as_dict())
     else:
         counts = ", ".join(f"{number} {name}" for name, number in status.counts.as_dict().items() if number)
-        say(f"{status.id}  {status.state}  {status.done} of {status.rows} rows" + (f": {counts}" if counts else ""))
+        say(f"{status.id}  {status.state}  {done_of(status)}" + (f": {counts}" if counts else ""))
         say(f"  pool {status.pool}, priority {status.priority}, accepted {ago(status.accepted_at)} ago")
         if status.ended_at is not None:
             say(f"  took {span(status.ended_at - status.accepted_at)}")

@@ -59,7 +59,7 @@ class AsyncJob:
             return await self.poll(lambda _: None, timeout=timeout)
         from .progress import shown
 
-        with shown(self.id, self.record.rows) as show:
+        with shown(self.id, self.record.rows, self.record.size_bytes) as show:
             return await self.poll(show, timeout=timeout)
 
     async def poll(self, each: Callable[[Status], None], *, timeout: float | None = None) -> Status:  # noqa: ASYNC109

@@ -15,6 +15,7 @@ from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from . import presence
 from .broker.broker import Broker
+from .checkpoints.places import Places
 from .explain import Facts, LaneHold, explain
 from .holds import Hold, clear_hold, read_hold, set_hold
 from .input import InputRow
@@ -87,6 +88,7 @@ class Client:
         # Submitting looks at the store's own kind, to leave its folder out of an input.
         self._direct = Ledger(opened)
         self.broker = Broker(self.settings)
+        self._places = Places.of(self.settings)
 
     def __enter__(self) -> Self:
         return self
@@ -108,10 +110,11 @@ class Client:
         Raises:
             RefusedInput: the input, line by line; nothing was accepted.
             UnknownPool, RefusedJob, IdempotencyConflict: nothing was accepted.
+            ObjectNotFound: there is no such checkpoint; nothing was accepted.
             StoreUnavailable: nothing was accepted, unless only the answer to the last write was lost. With an
                 idempotency key, submitting again is safe.
         """
-        record = submit(self._direct, self.broker, self.settings, job)
+        record = submit(self._direct, self.broker, self.settings, job, self._places)
         return Job(self, self.ledger, record)
 
     def job(self, job_id: str) -> Job:
@@ -136,7 +139,7 @@ class Client:
         for stripe in range(record.stripes):
             if stripe not in begun:
                 self.ledger.end_stripe(record, stripe, "cancelled", by="client")
-        settle(self.ledger, record)
+        settle(self.ledger, record, self._places)
         return True
 
     def pause(self, job_id: str) -> bool:
@@ -192,7 +195,7 @@ class Client:
                 record = self.ledger.record(job_id)
             except UnknownJob:
                 continue
-            if settle(self.ledger, record) is None and not self.ledger.control(job_id).paused:
+            if settle(self.ledger, record, self._places) is None and not self.ledger.control(job_id).paused:
                 publish_open(self.ledger, self.broker, record)
                 found.append(job_id)
         return found

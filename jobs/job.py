@@ -69,7 +69,7 @@ class Job:
             return self.poll(lambda _: None, timeout=timeout)
         from .progress import shown
 
-        with shown(self.id, self.record.rows) as show:
+        with shown(self.id, self.record.rows, self.record.size_bytes) as show:
             return self.poll(show, timeout=timeout)
 
     def poll(self, each: Callable[[Status], None], *, timeout: float | None = None) -> Status:

@@ -94,6 +94,7 @@ class JobRecord:
         stripes: how many messages advance it.
         upload: the folder below `input/` that belongs to it.
         inline: a small input itself, packed and in base64; then there is no such folder.
+        shard_bytes: of a checkpoint job, the bytes that each shard moves (run-length coded, as sizes are).
         digest: of the input and of all that shapes the results; tells the same job from another one.
         spec: as submitted, without the input.
     """
@@ -111,6 +112,7 @@ class JobRecord:
     spec: dict[str, Any]
     inline: str = ""
     layout: int = 1
+    shard_bytes: ShardSizes | None = None
     _row_starts: list[int] = field(default_factory=list[int], compare=False, repr=False)
 
     @property
@@ -129,8 +131,29 @@ class JobRecord:
     def params(self) -> dict[str, Any]:
         """Defaults for the body of every row."""
         if self.kind == "checkpoint":
-            return {"name": self.spec["name"], "step": self.spec["step"], "attempt": self.id}
+            spec = self.spec
+            found = {"job": self.id, "action": self.action}
+            own = {"step": spec["step"], "attempt": self.id} if self.action == "save" else {}
+            known = ("name", "source", "to", "keep_last", "keep_every")
+            return found | own | {name: spec[name] for name in known if spec.get(name) is not None}
         return cast("dict[str, Any]", self.spec.get("params") or {})
+
+    @property
+    def action(self) -> str:
+        """What a checkpoint job does."""
+        return cast("str", self.spec.get("action", "save"))
+
+    @property
+    def size_bytes(self) -> int | None:
+        """All bytes that a checkpoint job moves; None for other jobs."""
+        return None if self.shard_bytes is None else self.shard_bytes.rows
+
+    def bytes_of(self, shards: Iterable[int]) -> int:
+        """Bytes of these shards."""
+        if self.shard_bytes is None:
+            return 0  # of other jobs nobody counts
+        each = list(self.shard_bytes)
+        return sum(each[shard] for shard in shards)
 
     @property
     def webhook(self) -> str | None:
@@ -162,13 +185,19 @@ class JobRecord:
     def encode(self) -> bytes:
         data = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
         data["sizes"] = self.sizes.runs
+        # Left out where there is none, so that earlier versions can read the jobs that they know.
+        del data["shard_bytes"]
+        if self.shard_bytes is not None:
+            data["shard_bytes"] = self.shard_bytes.runs
         return orjson.dumps(data, option=orjson.OPT_INDENT_2)
 
     @classmethod
     def decode(cls, data: bytes) -> JobRecord:
         try:
             found: dict[str, Any] = orjson.loads(data)
-            found["sizes"] = ShardSizes(tuple((rows, count) for rows, count in found["sizes"]))
+            for name in ("sizes", "shard_bytes"):
+                if name in found:
+                    found[name] = ShardSizes(tuple((rows, count) for rows, count in found[name]))
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise Corrupt(f"a job.json can't be read ({error}); was it written by a newer version?") from error

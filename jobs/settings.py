@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """
     store_options: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Passed to the fsspec file system, e.g. {endpoint_url = "http://…"}."""
+    replicas: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]], repr=False)
+    """Options of the stores that checkpoints are replicated to, by the beginning of their URL."""
     fsync: bool = False
     """Whether each object in a store folder survives a power cut; any process may die either way."""
     quantum_s: Seconds = 30.0
@@ -182,6 +184,8 @@ class Settings(BaseSettings):
     trace_folder: Path | None = None
     """Where workers write down each micro-batch and hold, one JSON line each, for looking at later."""
 
+    cache: str | None = None
+    """The folder of the cache of what is read by a profile; by default in the user's cache folder."""
     profiles: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Access profiles of your own: a named one with some other values (holdshort.profiles.Access)."""
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from os import PathLike
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PRIORITY_CLASSES: Mapping[str, int] = {"bulk": 1, "standard": 4, "urgent": 7}
 """Base priority of each class, on the scale 0 to 9 (9 = most urgent) of every broker."""
@@ -60,6 +60,12 @@ def _check_webhook(url: str) -> str:
 def _absolute(source: str) -> str:
     # Workers run in other folders.
     return source if "://" in source else os.path.abspath(os.path.expanduser(source))
+
+
+def _without_password(url: str) -> str:
+    if "://" in url and "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("must not carry a user name or password: a job's spec is kept, and shown. Configure them")
+    return url
 
 
 Name = Annotated[str, AfterValidator(check_name)]
@@ -145,24 +151,73 @@ class BatchInferenceJob(_Job):
 
 
 class CheckpointJob(_Job):
-    """A checkpoint folder to copy into the store, visible there only once it is whole.
+    """What is to be done with checkpoints: copied into the store or back out of it, verified, pruned, replicated.
 
     Example:
         CheckpointJob(pool="embed", source="runs/7/step-1000", name="run-7", step=1000)
+        CheckpointJob(pool="embed", action="restore", name="run-7", to="/scratch/run-7")
+        CheckpointJob(pool="embed", action="verify", name="run-7", step="all")
+        CheckpointJob(pool="embed", action="prune", name="run-7", keep_last=3, keep_every=1000)
+        CheckpointJob(pool="embed", action="replicate", name="run-7", to="s3://other/holdshort")
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
-    source: Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-    """The folder: a path, which each worker of the pool must see, or an fsspec URL."""
+    action: Literal["save", "restore", "verify", "prune", "replicate"] = "save"
     name: Name
     """What the checkpoint belongs to, such as a training run."""
-    step: Annotated[int, Field(ge=0)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(_absolute), AfterValidator(_without_password)] | None = (
+        None
+    )
+    """save: the folder; a path, which each worker of the pool must see, or an fsspec URL."""
+    step: Annotated[int, Field(ge=0)] | Literal["latest", "all"] | None = None
+    """save: its number. The others: which one, or "latest" (restore's and replicate's default), or, to verify or
+    replicate, "all" (verify's default)."""
+    to: Annotated[str, Field(min_length=1), AfterValidator(_without_password)] | None = None
+    """restore: a folder, new or empty, which each worker of the pool must see. replicate: another store's URL."""
+    keep_last: Annotated[int, Field(ge=1)] | None = None
+    """prune: how many of the newest steps stay."""
+    keep_every: Annotated[int, Field(ge=1)] | None = None
+    """prune: each step that is a multiple of this stays, too."""
+    slice_bytes: Annotated[int, Field(ge=8 * 2**20, le=2**40)] = 64 * 2**20
+    """How much of a checkpoint is one commit: what a worker that dies has to do again at most."""
+
+    @model_validator(mode="after")
+    def _fits_the_action(self) -> Self:
+        needed, allowed = _FIELDS_OF[self.action]
+        for field in ("source", "step", "to", "keep_last", "keep_every"):
+            given = getattr(self, field) is not None
+            if given and field not in needed and field not in allowed:
+                raise ValueError(f"{field} is nothing that {self.action} takes; leave it out")
+            if not given and field in needed:
+                raise ValueError(f"{field} is missing: {self.action} needs it")
+        if (self.step == "all" and self.action == "restore") or (
+            self.action == "save" and not isinstance(self.step, int)
+        ):
+            raise ValueError(f"step is {self.step!r}; {self.action} wants one step")
+        if self.action == "restore" and self.to is not None:
+            if "://" in self.to:
+                raise ValueError(f"to is {self.to!r}; restore wants a folder on the workers' hosts. See replicate")
+            # Frozen, but still being made: workers run in other folders.
+            object.__setattr__(self, "to", _absolute(self.to))
+        if self.action == "replicate" and self.to is not None:
+            object.__setattr__(self, "to", _absolute(self.to))
+        return self
 
     @property
     def shard_rows(self) -> int:
-        """One file per shard: files are large, and a commit each keeps what is lost small."""
-        return 1
+        """Small files that make one commit; they never hold more than `slice_bytes`."""
+        return 64
 
     @property
     def params(self) -> dict[str, Any]:
         return {}
+
+
+_FIELDS_OF: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "save": (frozenset(("source", "step")), frozenset()),
+    "restore": (frozenset(("to",)), frozenset(("step",))),
+    "verify": (frozenset(), frozenset(("step",))),
+    "prune": (frozenset(("keep_last",)), frozenset(("keep_every",))),
+    "replicate": (frozenset(("to",)), frozenset(("step",))),
+}
+"""What each action needs, and what it takes besides."""

@@ -22,6 +22,7 @@ class Status:
         counts: rows that have ended, by how.
         accepted_at, deadline_at, ended_at: seconds since the epoch.
         workers: who took the latest turns of its open stripes.
+        bytes_done, bytes_total: of a checkpoint job: what its shards that have ended move, and all of them; else None.
     """
 
     id: str
@@ -38,6 +39,8 @@ class Status:
     stripes: int
     workers: tuple[str, ...]
     metadata: dict[str, str]
+    bytes_done: int | None = None
+    bytes_total: int | None = None
 
     @property
     def done(self) -> int:
@@ -81,15 +84,22 @@ class StatusReader:
         waiting_since = max((turn.taken_at for turn in turns.values()), default=record.accepted_at)
         return self._status(
             state,
-            self._counts(turns),
+            *self._counts(turns),
             priority=priority_now(record, now=ledger.clock(), waiting_since=waiting_since),
             workers=tuple(sorted({turn.worker for turn in open_turns})),
         )
 
     def _ended(self, outcome: Outcome) -> Status:
+        record = self._record
+        done = (
+            shard
+            for stripe, position in enumerate(outcome.positions)
+            for shard in record.stripe_shards(stripe)[:position]
+        )
         return self._status(
             outcome.state,
             outcome.counts,
+            record.bytes_of(done),
             priority=self._record.priority,
             ended_at=outcome.ended_at,
             reason=outcome.reason,
@@ -99,6 +109,7 @@ class StatusReader:
         self,
         state: State,
         counts: Counts,
+        bytes_done: int,
         *,
         priority: int,
         ended_at: float | None = None,
@@ -121,18 +132,23 @@ class StatusReader:
             stripes=record.stripes,
             workers=workers,
             metadata=dict(record.spec.get("metadata") or {}),
+            bytes_done=None if record.size_bytes is None else bytes_done,
+            bytes_total=record.size_bytes,
         )
 
-    def _counts(self, turns: dict[int, Turn]) -> Counts:
-        """Counts of each stripe's last turn, and of the shards committed since."""
+    def _counts(self, turns: dict[int, Turn]) -> tuple[Counts, int]:
+        """Counts of each stripe's last turn, and of the shards committed since; and the bytes of all of these."""
         record = self._record
         total = sum((turn.progress.counts for turn in turns.values()), Counts())
+        done = {
+            shard for stripe, turn in turns.items() for shard in record.stripe_shards(stripe)[: turn.progress.position]
+        }
         for shard in self._ledger.committed(record.id):
             turn = turns.get(shard % record.stripes)
-            position = turn.progress.position if turn else 0
-            if shard // record.stripes < position or (turn is not None and turn.ended is not None):
+            if shard in done or (turn is not None and turn.ended is not None):
                 continue
             if shard not in self._shard_counts:
                 self._shard_counts[shard] = self._ledger.summary(record.id, shard).counts
             total += self._shard_counts[shard]
-        return total
+            done.add(shard)
+        return total, record.bytes_of(done)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
-from ..storage.errors import BrokerUnavailable, IdempotencyConflict, RefusedJob, StoreError
+from ..storage.errors import BrokerUnavailable, IdempotencyConflict, StoreError, UnknownJob
 from ..storage.local import LocalStore
-from ..storage.sources import source_of, version_of
 from ..storage.store import Store
 from .broker.broker import Broker
 from .broker.message import Message
+from .checkpoints.accepting import rows_of
+from .checkpoints.places import Places
 from .identity import id_from_key, new_id
 from .input import ContentDigest, InputRow, PackedShard, pack, read_rows
 from .ledger import Ledger
@@ -34,17 +36,27 @@ INLINE_BYTES = 4096
 """An input of one shard no larger than this (compressed) lies in the job's record: an object less to write and read."""
 
 
-def submit(ledger: Ledger, broker: Broker, settings: Settings, job: BatchInferenceJob | CheckpointJob) -> JobRecord:
+def submit(
+    ledger: Ledger,
+    broker: Broker,
+    settings: Settings,
+    job: BatchInferenceJob | CheckpointJob,
+    places: Places | None = None,
+) -> JobRecord:
     """Accept a job, or find the same one accepted before.
+
+    Args:
+        places: how to reach other stores; by default by the settings.
 
     Raises:
         RefusedInput, RefusedJob, UnknownPool: nothing was accepted.
+        ObjectNotFound: there is no such checkpoint; nothing was accepted.
         IdempotencyConflict: the key was used for different content.
         StoreUnavailable: nothing was accepted, unless only the answer to the last write was lost. With an
             idempotency key, submitting again is safe.
     """
     settings.pool(job.pool)
-    record = accept(ledger, job, _rows(ledger.store, settings, job))
+    record = accept(ledger, job, _rows(ledger.store, settings, job, places or Places.of(settings)))
     # Without a key the id is new, so nobody can have accepted it before.
     publish_open(ledger, broker, record, fresh=job.idempotency_key is None)
     return record
@@ -54,7 +66,12 @@ def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterabl
     """Store the rows and make the job exist, without publishing."""
     job_id = id_from_key(job.idempotency_key, tenant=job.tenant) if job.idempotency_key else new_id()
     digest = ContentDigest()
-    shards = pack(_digested(rows, digest), shard_rows=job.shard_rows)
+    if job.idempotency_key and not _depends_on_content(job):
+        with suppress(UnknownJob):
+            # What it is to do is done, perhaps, and could not be accepted a second time.
+            return _same(ledger.record(job_id), _job_digest(job, digest), job)
+    most = job.slice_bytes if isinstance(job, CheckpointJob) else math.inf
+    shards = pack(_digested(rows, digest), shard_rows=job.shard_rows, moves_bytes=most)
     upload = _upload(ledger, job_id, shards)
     now = ledger.clock()
     record = JobRecord(
@@ -69,20 +86,30 @@ def accept(ledger: Ledger, job: BatchInferenceJob | CheckpointJob, rows: Iterabl
         upload=upload.id,
         inline=upload.inline,
         digest=_job_digest(job, digest),
-        spec=job.model_dump(mode="json"),
+        spec=_spec(job),
+        shard_bytes=ShardSizes.of(upload.moves) if isinstance(job, CheckpointJob) else None,
     )
     # If this fails without an answer the job may exist, so its input stays; a controller removes it if not.
     accepted = ledger.accept(record)
     if accepted.upload == upload.id:
         return accepted
     ledger.drop_upload(job_id, upload.id)
-    if accepted.digest != record.digest:
+    return _same(accepted, record.digest, job)
+
+
+def _same(accepted: JobRecord, digest: str, job: BatchInferenceJob | CheckpointJob) -> JobRecord:
+    if accepted.digest != digest:
         raise IdempotencyConflict(
             f"The idempotency key {job.idempotency_key!r} belongs to job {accepted.id}, which has a different "
             f"input, pool or parameters. Use another key, or submit exactly the same. Nothing was submitted."
         )
     log.info("job %s was accepted before", accepted.id)
     return accepted
+
+
+def _depends_on_content(job: BatchInferenceJob | CheckpointJob) -> bool:
+    """Whether it is another job when its input is; what is done with committed steps is said by the job alone."""
+    return not isinstance(job, CheckpointJob) or job.action == "save"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +119,7 @@ class _Upload:
     id: str
     sizes: ShardSizes
     inline: str
+    moves: list[int]
 
 
 def _upload(ledger: Ledger, job_id: str, shards: Iterator[PackedShard]) -> _Upload:
@@ -99,26 +127,35 @@ def _upload(ledger: Ledger, job_id: str, shards: Iterator[PackedShard]) -> _Uplo
     first = next(shards)
     second = next(shards, None)
     if second is None and len(first.data) <= INLINE_BYTES:
-        return _Upload(upload, ShardSizes.of([first.rows]), base64.b64encode(first.data).decode())
+        inline = base64.b64encode(first.data).decode()
+        return _Upload(upload, ShardSizes.of([first.rows]), inline, [first.moves_bytes])
     sizes: list[int] = []
+    moves: list[int] = []
     try:
         for shard in chain([first], [] if second is None else [second], shards):
             ledger.put_input(job_id, upload, shard.index, shard.data)
             sizes.append(shard.rows)
+            moves.append(shard.moves_bytes)
     except BaseException:
         with suppress(StoreError):  # a controller removes what can't be removed now
             ledger.drop_upload(job_id, upload)
         raise
-    return _Upload(upload, ShardSizes.of(sizes), "")
+    return _Upload(upload, ShardSizes.of(sizes), "", moves)
 
 
 def publish_open(ledger: Ledger, broker: Broker, record: JobRecord, *, fresh: bool = False) -> bool:
     """Publish the next message of each open stripe; False if the broker is away and a controller has to.
 
+    For a job whose stripes have all ended, that is a message by which a worker ends the job.
+
     Args:
         fresh: the job was accepted just now, so no turn can have been taken.
     """
     now = ledger.clock()
+    turns = dict.fromkeys(range(record.stripes), 1) if fresh else ledger.next_turns(record)
+    if not turns:
+        # All that is left is its end, and only a worker can bring that about; any message makes one look.
+        turns = {0: ledger.turns(record.id)[0].key.number + 1}
     messages = [
         Message(
             pool=record.pool,
@@ -127,7 +164,7 @@ def publish_open(ledger: Ledger, broker: Broker, record: JobRecord, *, fresh: bo
             turn=number,
             priority=priority_now(record, now=now, waiting_since=record.accepted_at),
         )
-        for stripe, number in (dict.fromkeys(range(record.stripes), 1) if fresh else ledger.next_turns(record)).items()
+        for stripe, number in turns.items()
     ]
     try:
         broker.publish(messages)
@@ -138,9 +175,11 @@ def publish_open(ledger: Ledger, broker: Broker, record: JobRecord, *, fresh: bo
     return True
 
 
-def _rows(store: Store, settings: Settings, job: BatchInferenceJob | CheckpointJob) -> Iterator[InputRow]:
+def _rows(
+    store: Store, settings: Settings, job: BatchInferenceJob | CheckpointJob, places: Places
+) -> Iterator[InputRow]:
     if isinstance(job, CheckpointJob):
-        return _files(job)
+        return rows_of(store, job, places)
     return read_rows(job.input, storage_options=settings.store_options, exclude=_inside(store))
 
 
@@ -157,43 +196,24 @@ def _inside(store: Store) -> Callable[[str], bool]:
     return exclude
 
 
-def _files(job: CheckpointJob) -> Iterator[InputRow]:
-    """A row for each file of the checkpoint, with the size and the version that it has now."""
-    fs, base = source_of(job.source)
-    found = cast("dict[str, dict[str, Any]]", fs.find(base, detail=True))
-    if not found or not fs.isdir(base):
-        raise RefusedJob(f"{job.source} is no folder with files in it. Nothing was submitted.")
-    for path in sorted(found):
-        relative = path.removeprefix(base).lstrip("/")
-        info = found[path]
-        if info["type"] != "file":
-            if not fs.isfile(path):
-                raise RefusedJob(f"{path} is no regular file, and can't be copied. Remove it. Nothing was submitted.")
-            info = cast("dict[str, Any]", fs.info(path))  # of what a link leads to
-        body = {
-            "source": job.source,
-            "path": relative,
-            "size_bytes": info["size"],
-            "version": version_of(info),
-        }
-        try:
-            line = orjson.dumps({"custom_id": relative, "body": body})
-        except TypeError as error:
-            shown = path.encode("utf-8", "backslashreplace").decode()
-            raise RefusedJob(f"The name of {shown} is not UTF-8. Rename it. Nothing was submitted.") from error
-        yield InputRow(custom_id=relative, line=line, where=path)
-
-
 def _digested(rows: Iterable[InputRow], digest: ContentDigest) -> Iterator[InputRow]:
     for row in rows:
         digest.update(row)
         yield row
 
 
+def _spec(job: BatchInferenceJob | CheckpointJob) -> dict[str, Any]:
+    # What a checkpoint job leaves out is left out, so that a `save` reads as it always did.
+    return job.model_dump(mode="json", exclude_none=isinstance(job, CheckpointJob))
+
+
 def _job_digest(job: BatchInferenceJob | CheckpointJob, content: ContentDigest) -> str:
     # What shapes the results; priority, deadline and the like may differ between two submits of one job.
     shape: dict[str, Any] = {"kind": job.kind, "pool": job.pool, "params": job.params}
     if isinstance(job, CheckpointJob):
-        shape |= {"name": job.name, "step": job.step}
-    text = orjson.dumps(shape, option=orjson.OPT_SORT_KEYS) + content.hexdigest().encode()
+        fields = ("action", "name", "step", "to", "keep_last", "keep_every")
+        shape |= {field: found for field in fields if (found := getattr(job, field)) is not None}
+    text = orjson.dumps(shape, option=orjson.OPT_SORT_KEYS)
+    if _depends_on_content(job):
+        text += content.hexdigest().encode()
     return f"sha256:{hashlib.sha256(text).hexdigest()}"

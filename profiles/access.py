@@ -11,6 +11,7 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 ReadAhead = Literal["none", "adaptive", "whole"]
 Cache = Literal["none", "disk", "memory"]
+WhenReplaced = Literal["error", "old version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Access:
         cache: where blocks of objects are kept for the next reader on this machine: nowhere, on disk, or in memory that
             all processes share. Objects of this machine's own disk are never kept.
         cache_bytes: what the cache may take of it, by all processes together.
+        when_replaced: what a reader gets of an object that is replaced while it is open: an error, or what it was when
+            it was opened, which takes a store that keeps old versions.
 
     Raises:
         ValueError: a value is out of bounds; says which, and what the bounds are.
@@ -44,6 +47,7 @@ class Access:
     memory_bytes: int = 512 * MIB
     cache: Cache = "none"
     cache_bytes: int = 16 * GIB
+    when_replaced: WhenReplaced = "error"
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():
@@ -78,4 +82,5 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "read_ahead": ("none", "adaptive", "whole"),
     "cache": ("none", "disk", "memory"),
+    "when_replaced": ("error", "old version"),
 }

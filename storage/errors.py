@@ -7,6 +7,9 @@
     │   ├── ObjectNotFound
     │   ├── StoreRefused          this store can't keep the promises
     │   ├── ObjectChanged         it was replaced while it was read
+    │   ├── AttemptLost           a save that can't be committed any more
+    │   ├── Unreadable            a file to copy is missing, or not what it was
+    │   ├── UploadGone            an object in parts that can't be finished any more
     │   └── Corrupt               bytes are not what was written
     ├── SettingsError             configuration
     ├── RefusedJob                a job that can't be accepted as it stands
@@ -64,10 +67,34 @@ class ObjectChanged(StoreError):
 
     Args:
         path: the object.
+        was_asked_for: whether its old version was wanted, and the store does not keep it.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} was replaced or removed while it was read. Open it again to read what is there now.")
+    def __init__(self, path: str, *, was_asked_for: bool = False) -> None:
+        unkept = ", and the store keeps no older version of it" if was_asked_for else ""
+        super().__init__(
+            f"{path} was replaced or removed while it was read{unkept}. Open it again to read what is there now."
+        )
+
+
+class AttemptLost(StoreError):
+    """Raised when a save can't be committed any more, as a rank failed or files were collected; nothing is visible."""
+
+
+class Unreadable(StoreError):
+    """Raised when a file that is to be copied is missing, was written again, or is not what its manifest says.
+
+    Args:
+        code: a short stable name, as rows of jobs have it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class UploadGone(StoreError):
+    """Raised when the parts of an object that was begun are not there any more, or don't make the object."""
 
 
 class SettingsError(HoldshortError):

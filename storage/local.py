@@ -14,6 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import ObjectNotFound, StoreFull, StoreRefused, StoreUnavailable
+from .flow import Flow
+from .parted.folder import FolderParts
+from .ranges import read_file
 from .store import check_path
 
 _MARK = ".holdshort"
@@ -88,8 +91,28 @@ class LocalStore:
                     return
                 yield part
 
+    def read_range(self, path: str, start: int, end: int, flow: Flow) -> bytes:
+        with self._reading(path):
+            data = read_file(self._at(path), start, end, flow)
+        if len(data) < end - start:
+            raise ObjectNotFound(f"{self.url}/{path} ends at byte {start + len(data)}, before byte {end}")
+        return data
+
+    def size(self, path: str) -> int | None:
+        try:
+            with self._reading(path):
+                return os.stat(self._at(path)).st_size
+        except ObjectNotFound:
+            return None
+
+    @property
+    def parted(self) -> FolderParts:
+        return FolderParts(
+            str(self.root), f"the store {self.url}", self._at, check_there=self._check_there, fsync=self._fsync
+        )
+
     def list(self, folder: str) -> builtins.list[str]:
-        target = self._at(folder)
+        target = self._at(folder) if folder else str(self.root)
         with self._acting(folder):
             try:
                 with os.scandir(target) as entries:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from .errors import StoreUnavailable
+from .flow import Flow
+from .parted.protocol import Parted
 from .store import Store
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,17 @@ class PatientStore:
 
     def read_parts(self, path: str, part_bytes: int = 8 * 2**20) -> Iterator[bytes]:
         return self._store.read_parts(path, part_bytes)
+
+    def read_range(self, path: str, start: int, end: int, flow: Flow) -> bytes:
+        return self._store.read_range(path, start, end, flow)
+
+    def size(self, path: str) -> int | None:
+        return self._patiently(lambda: self._store.size(path))
+
+    @property
+    def parted(self) -> Parted | None:
+        # Whoever moves bytes has to be able to stop, so it is they who wait.
+        return self._store.parted
 
     def list(self, folder: str) -> builtins.list[str]:
         return self._patiently(lambda: self._store.list(folder))

@@ -8,7 +8,10 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
 
-from .errors import MissingExtra, ObjectNotFound, StoreRefused, StoreUnavailable
+from .errors import Interrupted, MissingExtra, ObjectNotFound, StoreRefused, StoreUnavailable
+from .flow import Flow
+from .parted.s3 import S3Parts
+from .ranges import read_object
 from .store import check_path
 
 # File systems whose mode="create" is one conditional request (or, for memory, done under a lock here).
@@ -115,8 +118,32 @@ class RemoteStore:
             yield cast("bytes", part)
             start += part_bytes
 
+    def read_range(self, path: str, start: int, end: int, flow: Flow) -> bytes:
+        target = self._at(path)
+        with self._reading(path), self._lock:
+            data = read_object(self._fs, target, start, end, flow)
+        if len(data) < end - start:
+            if (size := self.size(path)) is None or size < end:
+                raise ObjectNotFound(f"{self._url}/{path} ends at byte {size or 0}, before byte {end}")
+            raise StoreUnavailable(f"The store {self._url} sent {len(data)} of {end - start} bytes of {path}")
+        return data
+
+    def size(self, path: str) -> int | None:
+        target = self._at(path)
+        try:
+            with self._reading(path), self._lock:
+                self._fs.invalidate_cache(target.rpartition("/")[0])
+                about: dict[str, Any] = self._fs.info(target)
+        except ObjectNotFound:
+            return None
+        return int(about["size"]) if about["type"] == "file" else None
+
+    @property
+    def parted(self) -> S3Parts | None:
+        return S3Parts(self._fs, self._root, self._url) if self._url.startswith(("s3://", "s3a://")) else None
+
     def list(self, folder: str) -> builtins.list[str]:
-        base = self._at(folder)
+        base = self._at(folder) if folder else self._root
         try:
             with self._reading(folder), self._lock:
                 found: list[dict[str, Any]] = self._fs.ls(base, detail=True, refresh=True)
@@ -147,7 +174,7 @@ class RemoteStore:
     def _acting(self, path: str) -> Generator[None]:
         try:
             yield
-        except (ObjectNotFound, StoreUnavailable):
+        except (Interrupted, ObjectNotFound, StoreUnavailable):
             raise
         except Exception as error:
             # Clients raise many kinds of error for an answer that did not come; none of them tells a caller

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_VERSIONS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated")
+_VERSIONS = ("generation", "mtime", "ETag", "etag", "LastModified", "last_modified", "updated")
 
 
 def source_of(source: str) -> tuple[Any, str]:

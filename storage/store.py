@@ -9,7 +9,11 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .flow import Flow
+    from .parted.protocol import Parted
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_@=+,:~%-][A-Za-z0-9._@=+,:~% -]{0,249}")
 
@@ -52,8 +56,21 @@ class Store(Protocol):
         """A large object's bytes in parts. Raises ObjectNotFound."""
         ...
 
+    def read_range(self, path: str, start: int, end: int, flow: Flow) -> bytes:
+        """Bytes from `start` to before `end` of an object that has them. Raises ObjectNotFound, Interrupted."""
+        ...
+
+    def size(self, path: str) -> int | None:
+        """An object's bytes; None when it does not exist."""
+        ...
+
+    @property
+    def parted(self) -> Parted | None:
+        """How objects are written in parts here; None where they can't be."""
+        ...
+
     def list(self, folder: str) -> builtins.list[str]:
-        """Names directly in a folder, sorted; folders end in "/". A folder that does not exist is empty."""
+        """Names directly in a folder ("": the root), sorted; folders end in "/". One that does not exist is empty."""
         ...
 
     def delete(self, path: str) -> None:

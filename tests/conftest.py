@@ -13,11 +13,14 @@ from holdshort.jobs import Client, Settings
 from holdshort.jobs.broker.broker import Broker as Publisher
 from support.brokers import KINDS, Broker, EmbeddedBroker, RabbitServer, RedisServer
 from support.holdshort import Processes, settings_for
-from support.servers import SeaweedServer
+from support.servers import GcsEmulator, SeaweedServer
 
 # How long an example takes says something of the machine's load, and nothing of the promise under test.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+# Else gcsfs asks our servers by gRPC what kind their buckets are, and waits a minute each time. It is read on import.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,6 +63,19 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServe
 def s3_url(s3_server: SeaweedServer, tmp_path: Path) -> str:
     """A fresh place on the S3 server."""
     return f"s3://holdshort/{tmp_path.name}"
+
+
+@pytest.fixture(scope="session")
+def gcs_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsEmulator]:
+    """A server that speaks as Google Cloud Storage does; its limits stand with the class."""
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    server = GcsEmulator(tmp_path_factory.mktemp("gcs-emulator"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 def _server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:

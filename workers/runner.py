@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ..jobs.broker.message import Message
+from ..jobs.checkpoints.places import Places
 from ..jobs.input import parse, unpack
 from ..jobs.ledger import Ledger, NotTaken, Stripe
 from ..jobs.ledger.shards import Summary
@@ -76,6 +77,7 @@ class Runner:
         publish: hands a message to the broker; may raise BrokerUnavailable.
         lane: the latest reading; called between any two micro-batches.
         worker_id: who we are, in turns and summaries.
+        places: what the end of a checkpoint job may need besides the ledger.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Runner:
         worker_id: str,
         limits: Limits,
         observer: Observer | None = None,
+        places: Places | None = None,
     ) -> None:
         self._ledger = ledger
+        self._places = places
         self._engines = engines
         self._publish = publish
         self._lane = lane
@@ -154,7 +158,7 @@ class Runner:
         )
         if isinstance(taken, NotTaken):
             log.info("message %s dropped: %s", message.name, taken.reason)
-            settle(self._ledger, record)
+            settle(self._ledger, record, self._places)
             return "dropped"
         self._at("taken", taken)
         watch = Watch(self._ledger, taken, control, interval_s=self._limits.control_interval_s, on_change=self.wake)
@@ -192,7 +196,7 @@ class Runner:
         if not stripe.end(ended, at=self._ledger.clock()):
             log.info("stripe %s of %s was taken over at its end", stripe.index, record.id)
             return "taken_over"
-        outcome = settle(self._ledger, record)
+        outcome = settle(self._ledger, record, self._places)
         if outcome is not None:
             log.info("job %s %s: %s", record.id, outcome.state, outcome.counts.as_dict())
         return "ended"

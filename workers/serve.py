@@ -16,6 +16,7 @@ from typing import Any
 from ..jobs import presence
 from ..jobs.broker.broker import Broker, queue_name
 from ..jobs.broker.message import Message
+from ..jobs.checkpoints.places import Places
 from ..jobs.identity import new_id
 from ..jobs.ledger import Ledger
 from ..jobs.settings import Settings
@@ -24,7 +25,7 @@ from ..storage.opening import open_store
 from ..storage.patience import PatientStore
 from .app import make_app, worker_name
 from .engines import registry
-from .engines.checkpoint import CheckpointCopy
+from .engines.checkpoint.engine import CheckpointEngine
 from .lane.fanout import is_on
 from .lane.relay_process import RelayProcess
 from .lane.worker_lane import WorkerLane
@@ -106,15 +107,17 @@ class _Worker:
         self.metrics = metrics or found.metrics
         self.busy = _Busy()
         self.heart = _Heart(self)
+        places = Places.of(settings, is_worker=True)
+        bound_s = found.yield_bound_ms / 1000
         self.runner = Runner(
             self.ledger,
-            {"batch": self.engine, "checkpoint": CheckpointCopy(store)},
+            {"batch": self.engine, "checkpoint": CheckpointEngine(store, places, bound_s=bound_s)},
             self._publish,
             lane=self.lane.reading,
             worker_id=self.worker_id,
             limits=Limits(
                 quantum_s=settings.quantum_s,
-                yield_bound_s=found.yield_bound_ms / 1000,
+                yield_bound_s=bound_s,
                 park_after_s=found.park_after_s,
                 control_interval_s=settings.control_interval_s,
                 drain_s=None if found.drain_ms is None else found.drain_ms / 1000,
@@ -123,6 +126,7 @@ class _Worker:
                 suspend_when_parked=found.suspend_when_parked,
             ),
             observer=Observers(self.heart, self.observer),
+            places=places,
         )
         self.controller: Any = None
         self._signals = 0

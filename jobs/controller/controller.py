@@ -17,6 +17,9 @@ from ...storage.opening import open_store
 from .. import presence
 from ..broker.broker import Broker
 from ..broker.message import Message
+from ..checkpoints.abandoned import sweep_unfinished
+from ..checkpoints.ending import drop_left
+from ..checkpoints.places import Places
 from ..identity import created_at, new_id
 from ..ledger import Ledger, Turn, layout
 from ..policy.urgency import AGE_STEP_S, priority_now
@@ -40,6 +43,8 @@ END_GRACE_S = 5.0
 """How long workers have for ending a stripe in their hands themselves, keeping its open shard."""
 TIDY_EVERY_S = 3600.0
 ORPHAN_AGE_S = 86400.0
+_END = -1
+"""In place of a stripe: the end of a job all of whose stripes have ended."""
 
 
 @contextmanager
@@ -66,6 +71,7 @@ class Controller:
         self.broker = Broker(settings)
         self.lease = Lease(self.store, new_id(), clock=clock)
         self.webhooks = WebhookSender(self.ledger, settings.webhook_secret, clock=clock)
+        self._places = Places.of(settings)
         self._clock = clock
         self._seen: dict[str, float] = {}
         self._looked: dict[str, float] = {}
@@ -165,6 +171,15 @@ class Controller:
             self.broker.publish([Message(record.pool, record.id, stripe, number + 1, wanted)])
             log.info("stripe %s of job %s is published with priority %s", stripe, record.id, wanted)
 
+    def _ask_for_the_end(self, record: JobRecord, turns: dict[int, Turn]) -> None:
+        """Let a worker end a job that only a worker can end, should the one that did its last row have died."""
+        now, key = self._clock(), (record.id, _END)
+        asked_at = self._republished.get(key)
+        since = asked_at or max(turn.taken_at for turn in turns.values())
+        if now - since >= LOST_AFTER_S and (asked_at is None or self._queue_is_empty(record.pool)):
+            self._republished[key] = now
+            publish_open(self.ledger, self.broker, record)
+
     def _queue_is_empty(self, pool: str) -> bool:
         if pool not in self._empty:
             self._empty[pool] = self.broker.depth(pool) == 0
@@ -181,8 +196,13 @@ class Controller:
         expired = record.deadline_at is not None and self._clock() >= record.deadline_at
         if control.cancelled or expired:
             self._end(record, "cancelled" if control.cancelled else "expired", now)
-        if settle(self.ledger, record) is None and not (control.paused or control.cancelled or expired):
-            self._promote(record, self.ledger.turns(job_id))
+        if settle(self.ledger, record, self._places) is not None:
+            return
+        turns = self.ledger.turns(job_id)
+        if len(turns) == record.stripes and all(turn.ended is not None for turn in turns.values()):
+            self._ask_for_the_end(record, turns)
+        elif not (control.paused or control.cancelled or expired):
+            self._promote(record, turns)
 
     def _end(self, record: JobRecord, ended: Ended, now: float) -> None:
         since = self._ending.setdefault(record.id, now)
@@ -218,6 +238,7 @@ class Controller:
                 self._tidy_one(job_id, now)
         for pool in {*self.settings.pools, *self.ledger.active_pools()}:
             presence.sweep(self.store, pool, now=now)
+        sweep_unfinished(self.ledger, now=now)
         if isinstance(self.store, LocalStore):
             self.store.sweep_temporary()
 
@@ -235,6 +256,8 @@ class Controller:
             self.ledger.remove(record)
         else:
             self.ledger.sweep(record)
+            if record.kind == "checkpoint" and now - outcome.ended_at < ORPHAN_AGE_S:
+                drop_left(self.ledger, record, self._places)
 
     def _remove_orphan(self, job_id: str, now: float) -> None:
         """Remove uploads that are a day old and belong to no job (their names tell their age)."""

@@ -19,11 +19,13 @@ class InputRow:
         custom_id: the submitter's name for the row, or one made from its place.
         line: one JSON object without a newline: {"custom_id": …, "url": …?, "method": …?, "body": {…}}.
         where: where it was read, as a message names it: "input.jsonl, line 12", "docs/a.txt", "row 3".
+        moves_bytes: how much its work moves, where that counts for how many rows make a shard.
     """
 
     custom_id: str
     line: bytes
     where: str
+    moves_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,13 @@ class PackedShard:
         index: from 0.
         rows: how many, at least 1.
         data: their lines, each ended by a newline, as one Zstandard frame with a checksum.
+        moves_bytes: of all its rows.
     """
 
     index: int
     rows: int
     data: bytes
+    moves_bytes: int = 0
 
 
 class ContentDigest:
@@ -51,7 +54,9 @@ class ContentDigest:
         return self._sha.hexdigest()
 
 
-def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_LIMITS) -> Iterator[PackedShard]:
+def pack(
+    rows: Iterable[InputRow], *, shard_rows: int, moves_bytes: float = math.inf, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[PackedShard]:
     """Pack rows into shards, with the memory of about one shard.
 
     The shards count only once the iterator has ended: a problem further on refuses them all. Once a
@@ -60,7 +65,7 @@ def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_
     Args:
         rows: from read_rows; its problems and those found here are told together.
         shard_rows: rows per shard, at least 1; the last may have fewer, and so do those that reach
-            `limits.shard_bytes`.
+            `limits.shard_bytes` or would move more than `moves_bytes` (a single row always may).
         limits: see Limits.
 
     Raises:
@@ -69,7 +74,7 @@ def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_
     found = Findings(limits.problems)
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
     waiting: list[bytes] = []
-    size = index = 0
+    size = moving = index = 0
     with Identifiers() as seen:
         for row in _until_refused(rows, found):
             if repeated := seen.add(row.custom_id, row.where):
@@ -77,19 +82,21 @@ def pack(rows: Iterable[InputRow], *, shard_rows: int, limits: Limits = DEFAULT_
             if found:
                 continue
             line = row.line
-            if waiting and (len(waiting) >= shard_rows or size + len(line) >= limits.shard_bytes):
-                yield PackedShard(index, len(waiting), _compressed(waiting, compressor))
+            is_full = size + len(line) >= limits.shard_bytes or moving + row.moves_bytes > moves_bytes
+            if waiting and (len(waiting) >= shard_rows or is_full):
+                yield PackedShard(index, len(waiting), _compressed(waiting, compressor), moving)
                 index += 1
-                size = 0
+                size = moving = 0
                 waiting = []
             waiting.append(line)
             size += len(line) + 1
+            moving += row.moves_bytes
         for repeated in seen.finish(limits.problems + 1):
             found.add(_duplicate(repeated))
     found.raise_if_any()
     if not waiting:
         raise RefusedInput((empty("the input"),))
-    yield PackedShard(index, len(waiting), _compressed(waiting, compressor))
+    yield PackedShard(index, len(waiting), _compressed(waiting, compressor), moving)
 
 
 def unpack(data: bytes) -> list[bytes]:

@@ -9,6 +9,9 @@ jobs/<id>/turns/<stripe>.<turn>.<delivery>
 jobs/<id>/attempts/<shard>.<n>           what was running when a process died
 jobs/<id>/partial/<shard>.<turn>.<delivery>.<n>   finished rows of a shard that was parked
 jobs/<id>/shards/<shard>                 results: the commit of a shard
+jobs/<id>/uploads/<file>                 a file in parts that a checkpoint job has begun: where, and its token
+jobs/<id>/uploads/place                  which folder a restore was begun in
+jobs/<id>/uploads/settled                what came of a checkpoint job, before its outcome is written
 jobs/<id>/cancel                         somebody asked for it
 jobs/<id>/pause.<n>                      odd: paused, even: resumed; the highest counts
 jobs/<id>/outcome.json                   how it ended
@@ -100,6 +103,14 @@ def partial(job_id: str, shard: int, number: int, delivery: int, count: int) -> 
 def of_shard(names: list[str], shard: int) -> list[str]:
     """Of names that start with a shard's index, those of one shard, in order."""
     return [name for name in names if name.startswith(f"{shard:08d}.")]
+
+
+def uploads(job_id: str) -> str:
+    return f"{JOBS}/{job_id}/uploads"
+
+
+def upload(job_id: str, file: int) -> str:
+    return f"{JOBS}/{job_id}/uploads/{file:08d}"
 
 
 def cancel(job_id: str) -> str:

@@ -79,6 +79,9 @@ class CacheFolder:
         self.most_bytes = most_bytes
         self._keep_free = keep_free
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
+        # More at once than cores would only keep each other, and the readers, from the processor.
+        self._writers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
         self._open: OrderedDict[str, CachedObject] = OrderedDict()
         self._refused: dict[str, float] = {}
         self._off_until = 0.0
@@ -129,19 +132,22 @@ class CacheFolder:
         Args:
             has_room: `make_room` has made it.
         """
-        if time.monotonic() < self._off_until or not (has_room or self._reserve(cached, len(data))):
+        if time.monotonic() < self._off_until:
             return False
-        lock = RangeLock(self._used, _CHANGING_AT, shared=True)
-        try:
-            # Counted before it is written: a count is too high after a kill, never too low.
-            if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
-                cached.write(start, data)
-                return True
-        except OSError as error:
-            self._add(-len(data))
-            self._failed(error)
-        finally:
-            lock.close()
+        with self._writers:
+            if not has_room and not self._reserve(cached, len(data)):
+                return False
+            lock = RangeLock(self._used, _CHANGING_AT, shared=True)
+            try:
+                # Counted before it is written: a count is too high after a kill, never too low.
+                if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
+                    cached.write(start, data)
+                    return True
+            except OSError as error:
+                self._add(-len(data))
+                self._failed(error)
+            finally:
+                lock.close()
         return False
 
     def make_room(self, cached: CachedObject, more: int, coming: Mapping[str, int]) -> bool:
@@ -367,6 +373,7 @@ class CacheFolder:
 
     def _add(self, more: int, within: int | None = None) -> bool:
         """Count bytes, unless they would be more than allowed."""
+        self._counting.acquire()  # threads of this process need no polling
         lock = RangeLock(self._used)
         try:
             if not lock.acquire(_PATIENCE_S):
@@ -378,6 +385,7 @@ class CacheFolder:
             return True
         finally:
             lock.close()
+            self._counting.release()
 
     def _read_used(self) -> tuple[int, float]:
         found = os.pread(self._used_fd, _USED.size, 0)

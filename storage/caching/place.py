@@ -47,7 +47,8 @@ def usable_folder(kind: Kind = "disk") -> tuple[Path, str]:
         SettingsError: none can, and the user has named it.
     """
     folder, named_by = cache_folder(kind)
-    why = unusable(folder)
+    # In memory anybody may make folders, also by the name that is ours.
+    why = (unusable(folder.parent) if kind == "memory" else "") or unusable(folder)
     if why and named_by:
         raise SettingsError(
             f"{named_by} names {folder.parent} for the cache, where none can lie: {why}. Name another folder."
@@ -61,7 +62,7 @@ def unusable(folder: Path) -> str:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         return f"it can't be made: {error.strerror or error}"
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():
         return "it belongs to another user"
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
         return "it can't be written"

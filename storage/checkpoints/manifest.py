@@ -89,7 +89,8 @@ def read_manifest(store: Store, name: str, step: int) -> Manifest:
 
 def steps(store: Store, name: str) -> list[int]:
     """Committed steps, ascending."""
-    return [int(entry.removesuffix(".json")) for entry in store.list(f"checkpoints/{name}") if entry.endswith(".json")]
+    names = (entry.removesuffix(".json") for entry in store.list(f"checkpoints/{name}") if entry.endswith(".json"))
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def verify(store: Store, manifest: Manifest) -> Iterator[tuple[CopiedFile, str]]:

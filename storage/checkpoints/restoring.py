@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from ..checksums import Sum
 from ..errors import Corrupt, NotAllowedNow, ObjectNotFound, StoreFull
 from ..store import Store
+from .attempts import attempts_of, folder_of, remove
 from .manifest import CopiedFile, Manifest, file_path, manifest_path, read_manifest, steps
 
 _FILES_AT_ONCE = 8
@@ -96,10 +97,21 @@ def prune(store: Store, name: str, *, keep_last: int, keep_every: int | None = N
     stay = set(kept(found, keep_last=keep_last, keep_every=keep_every))
     gone = [step for step in found if step not in stay]
     for step in gone if really else ():
-        manifest = manifest_path(name, step)
-        store.delete(manifest)  # from now on nobody finds it
-        store.delete_folder(manifest.removesuffix(".json"))
+        remove_step(store, name, step)
     return gone
+
+
+def remove_step(store: Store, name: str, step: int) -> None:
+    """Remove a committed step. Of attempts at it that are being written, or were until lately, nothing is removed."""
+    store.delete(manifest_path(name, step))  # from now on nobody finds it
+    others = [found for found in attempts_of(store, name, step).values() if found.leases or found.has_fate]
+    if not others:
+        store.delete_folder(folder_of(name, step))
+        return
+    mine = {found.attempt for found in others}
+    for found in attempts_of(store, name, step).values():
+        if found.attempt not in mine:
+            remove(store, name, step, found)
 
 
 def _restore(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> None:

@@ -34,7 +34,7 @@ class AnyFileSystem:
         self._fs.invalidate_cache(path.rpartition("/")[0])
         about: dict[str, Any] = self._fs.info(path)
         if about["type"] == "directory":
-            raise IsADirectoryError(path)
+            raise IsADirectoryError(f"{path} is a folder; name an object in it, or list it with fs.ls()")
         if about["size"] is None:
             raise StoreUnavailable(
                 f"{path} has no known size, so it can't be read in ranges; open it without a profile"

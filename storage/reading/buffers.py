@@ -50,6 +50,20 @@ class Buffers:
             self._taken_bytes += size
         return _fresh(size)
 
+    def admit(self, length: int) -> bool:
+        """Whether so many bytes that are kept elsewhere fit into the budget; they count until `dismiss`."""
+        with self._lock:
+            if self._taken_bytes + length > self.most_bytes:
+                return False
+            self._drop_idle(self._taken_bytes + self._idle_bytes + length - self.most_bytes)
+            self._taken_bytes += length
+            return True
+
+    def dismiss(self, length: int) -> None:
+        """Bytes that were admitted are not kept any more."""
+        with self._lock:
+            self._taken_bytes -= length
+
     def give_back(self, buffer: mmap.mmap) -> None:
         """Nobody looks at it any more."""
         with self._lock:

@@ -24,15 +24,17 @@ class Connections:
     Args:
         origin: (scheme, host and port).
         authorities: a file of certificates to trust for https instead of the system's; None: the system's.
+        named_by: the environment variable that names such a file.
     """
 
-    def __init__(self, origin: tuple[str, str], *, authorities: str | None = None) -> None:
+    def __init__(self, origin: tuple[str, str], *, authorities: str | None, named_by: str) -> None:
         self._scheme, self._host = origin
+        self._named_by = named_by
         try:
             self._context = ssl.create_default_context(cafile=authorities) if self._scheme == "https" else None
         except OSError as error:  # of ssl, too
             raise SettingsError(
-                f"AWS_CA_BUNDLE names {authorities}, which can't be used: {error.strerror or error}"
+                f"{named_by} names {authorities}, which can't be used: {error.strerror or error}"
             ) from error
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
@@ -95,7 +97,7 @@ class Connections:
         except ssl.SSLCertVerificationError as error:  # trying again changes nothing
             raise SettingsError(
                 f"The certificate of {self._host} is not trusted: {error.verify_message}. "
-                f"Name a file with the authorities to trust as AWS_CA_BUNDLE."
+                f"Name a file with the authorities to trust as {self._named_by}."
             ) from error
         except OSError as error:
             raise Broken(f"{type(error).__name__}: {error}") from error

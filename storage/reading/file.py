@@ -50,7 +50,7 @@ class ObjectFile(io.BufferedIOBase):
         self._fetcher = fetcher
         self._source = source
         self._access: Access = access
-        self._head = head
+        self._head = head if fetcher.buffers.admit(len(head)) else b""
         self._ahead = ReadAhead(access, self.size)
         self._window = Window(fetcher, source, access.part_bytes)
         self._lock = threading.Lock()
@@ -116,6 +116,8 @@ class ObjectFile(io.BufferedIOBase):
     def close(self) -> None:
         if not self.closed and self._process == os.getpid():
             self._window.clear()
+            self._fetcher.buffers.dismiss(len(self._head))
+            self._head = b""
         super().close()
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -134,6 +136,7 @@ class ObjectFile(io.BufferedIOBase):
         if self._lines is not None:
             self._position, self._lines = self._lines.tell(), None
         self._fetcher = reader.fetcher
+        self._head = self._head if self._fetcher.buffers.admit(len(self._head)) else b""
         self._source = reader.source(self.path, self.version, self._access)
         self._window = Window(self._fetcher, self._source, self._access.part_bytes)
         self._lock = threading.Lock()
@@ -229,7 +232,7 @@ class ObjectFile(io.BufferedIOBase):
 def _opened_again(fs: Any, path: str, version: Version, position: int) -> Any:
     """The same file in another process. Raises ObjectChanged."""
     file = fs.open(path)
-    if file.version != version:
+    if (file.version.size, file.version.tag) != (version.size, version.tag):
         raise ObjectChanged(path)
     file.seek(position)
     return file

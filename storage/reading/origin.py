@@ -16,10 +16,13 @@ class Version:
 
     Attributes:
         tag: what changes when the content does (an ETag, a generation, a time); "" where the store has no such thing.
+        kept: by which name the store serves this content even when it was replaced, as far as it keeps old versions;
+            "": it is served for as long as it is the object's only.
     """
 
     size: int
     tag: str
+    kept: str = ""
 
 
 Progress = Callable[[int], None]
@@ -123,9 +126,14 @@ class Abandoned(Exception):
 def origin_of(fs: Any, on_refused: Callable[[], None]) -> Origin:
     """The fastest way to read from a file system; `on_refused` is called when the store says that it is too much."""
     from .any_file_system import AnyFileSystem
+    from .direct_gcs import DirectGcs
+    from .http_origin import HttpOrigin
     from .signed_s3 import SignedS3
 
+    by_methods = AnyFileSystem(fs)
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     if protocol == "s3" and SignedS3.suits(fs):
-        return SignedS3(fs, on_refused)
-    return AnyFileSystem(fs)
+        return HttpOrigin(SignedS3(fs), by_methods, on_refused)
+    if protocol == "gs" and DirectGcs.suits(fs):
+        return HttpOrigin(DirectGcs(fs), by_methods, on_refused)
+    return by_methods

@@ -7,12 +7,12 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isinf
 from typing import Any
 
 from ...profiles.access import KIB, Access
-from ..errors import ObjectChanged
+from ..errors import ObjectChanged, SettingsError
 from .buffers import Buffers, filled
 from .family import family_began_s
 from .fetching import Fetcher
@@ -133,7 +133,7 @@ class Reader:
         known = self._known(path, access, cache)
         if known is not None:
             return self.source(path, known, access, cache, is_use=is_use), b""
-        if cache is None or access.freshness_s <= 0:
+        if cache is None or access.freshness_s <= 0 or access.when_replaced != "error":
             return self._ask(path, access, length, cache, is_use=is_use)
         with cache.asking(path):
             known = self._known(path, access, cache)
@@ -145,7 +145,7 @@ class Reader:
         self, path: str, version: Version, access: Access, cache: Cache | None = None, *, is_use: bool = True
     ) -> Source:
         """The way to the bytes of an object that is of a known version."""
-        direct = Direct(self.fetcher.origin, path, version)
+        direct = Direct(self.fetcher.origin, path, _wanted(version, path, access))
         cache = cache or self._cache(access)
         return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes, is_use=is_use)
 
@@ -180,7 +180,7 @@ class Reader:
             known = cache.version(path, since_s)
             if known is not None and isinf(access.freshness_s):
                 self._versions.put(path, known)
-        return known
+        return known if known is not None and (known.kept or access.when_replaced == "error") else None
 
     def _ask(
         self, path: str, access: Access, length: int, cache: Cache | None, *, is_use: bool
@@ -316,6 +316,18 @@ class _Shared:
         for place, first, last in self._serves:
             self._found[place] = data if last - first == len(data) else data[first - start : last - start]
         return came
+
+
+def _wanted(version: Version, path: str, access: Access) -> Version:
+    """The version as it is to be read: for as long as it is the object's, or for as long as the store keeps it."""
+    if access.when_replaced == "error":
+        return replace(version, kept="") if version.kept else version
+    if version.size and not version.kept:
+        raise SettingsError(
+            f"{path} can't be read with when_replaced = 'old version', since its store keeps no old versions of it. "
+            f"Turn on versioning for the bucket, or leave it at 'error'."
+        )
+    return version
 
 
 def _bounds(start: int | None, end: int | None, size: int) -> tuple[int, int]:

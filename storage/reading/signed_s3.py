@@ -1,73 +1,57 @@
-"""S3 by signed URLs: bytes go from the socket straight into the reader's memory.
-
-s3fs finds credentials, region and endpoint, and botocore signs. What s3fs does per request besides (an event loop that
-all requests share, two copies of each byte) is left out: that is what bounds its speed.
-"""
+"""S3 by signed URLs: s3fs finds credentials, region and endpoint, and botocore signs."""
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 import re
 import threading
 import time
 import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPMessage
 from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from ..errors import ObjectChanged, StoreUnavailable
-from .any_file_system import AnyFileSystem
-from .connections import Broken, Connections
-from .origin import Progress, Version
-
-log = logging.getLogger(__name__)
+from .http_origin import Address, NotByHttp
+from .origin import Version
 
 _SIGNED_S = 3600
 _RESIGN_S = 600.0
 _NEW_S = 30.0
 _KEPT_URLS = 8192
-_CHUNK_BYTES = 256 * 1024
-_TRIES = 6
-_PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_PASSING = frozenset((408, 429, 500, 502, 503, 504))
-
-
-class _Again(Exception):
-    """Raised for what may well succeed the next time."""
+_CODE = re.compile(r"<Code>([^<]{1,100})</Code>")
 
 
 @dataclass(frozen=True, slots=True)
 class _Signer:
     """How URLs of a bucket look, and who signs them; None: nobody, the bucket is public."""
 
-    origin: tuple[str, str]
+    server: tuple[str, str]
     prefix: str
     sign: Callable[[str], str] | None
     made_at: float
 
+    def address(self, key: str, query: str, headers: dict[str, str]) -> Address:
+        target = f"{self.prefix}/{quote(key, safe='/~-_.')}" + (f"?{query}" if query else "")
+        if self.sign is not None:
+            signed = urlsplit(self.sign(f"{self.server[0]}://{self.server[1]}{target}"))
+            target = f"{signed.path}?{signed.query}"
+        return Address(self.server, target, headers)
+
 
 class SignedS3:
-    """Reads objects of one s3fs file system.
+    """The server of one s3fs file system."""
 
-    Args:
-        on_refused: called when the store said that it is too much (503, 429).
-    """
+    scheme = "s3"
+    authorities_by = "AWS_CA_BUNDLE"
 
-    def __init__(self, fs: Any, on_refused: Callable[[], None]) -> None:
+    def __init__(self, fs: Any) -> None:
         self._fs = fs
-        self._on_refused = on_refused
         self._lock = threading.Lock()
         self._signers: dict[str, _Signer] = {}
-        self._pools: dict[tuple[str, str], Connections] = {}
-        self._urls: OrderedDict[str, tuple[float, _Signer, str]] = OrderedDict()
-        self._by_methods = AnyFileSystem(fs)
+        self._kept: OrderedDict[tuple[str, str], tuple[float, Address]] = OrderedDict()
 
     @staticmethod
     def suits(fs: Any) -> bool:
@@ -79,57 +63,52 @@ class SignedS3:
         through_proxy = urllib.request.getproxies().keys() & {"http", "https", "all"}
         return not (client or config or encryption or through_proxy or fs.req_kw or fs.asynchronous)
 
-    def first(self, path: str, length: int) -> tuple[Version, bytes]:
+    def address(self, path: str, version: Version | None) -> Address:
         if not self._can_sign(path):
-            return self._by_methods.first(path, length)
-        wanted = max(1, length)
+            raise NotByHttp(path)
+        if version is None:
+            return self._signed(path)
+        if version.kept:
+            return self._signed(path, version.kept)
+        found = self._signed(path)
+        return Address(found.server, found.target, {"If-Match": version.tag})
 
-        def once(_: int) -> tuple[Version, bytes]:
-            with self._get(path, {"Range": f"bytes=0-{wanted - 1}"}) as answer:
-                if answer.status == 416:  # only an empty object has no first byte
-                    answer.read()
-                    return Version(0, answer.headers.get("ETag", "")), b""
-                self._check(answer, path, is_first=True)
-                version = Version(self._size(answer), answer.headers.get("ETag", ""))
-                data = bytearray(min(length, version.size))
-                got = _fill(answer, memoryview(data), lambda _: None)
-                if got < len(data):
-                    raise _Again(f"the answer ended after {got} of {len(data)} bytes")
-                return version, bytes(data)
+    def folder_address(self, path: str) -> Address:
+        bucket, _, key = path.partition("/")
+        query = urlencode({"list-type": "2", "max-keys": "1", "prefix": key.rstrip("/") + "/"})
+        return self._signer(bucket).address("", query, {})
 
-        return self._patiently(path, once)
+    def holds_any(self, answer: str) -> bool:
+        return "<Contents>" in answer
 
-    def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
-        if not self._can_sign(path):
-            self._by_methods.read_into(path, version, start, into, progress)
-            return
-        got = 0
+    def version(self, size: int, headers: HTTPMessage) -> Version:
+        kept = headers.get("x-amz-version-id", "")
+        return Version(size, headers.get("ETag", ""), "" if kept == "null" else kept)
 
-        def once(_: int) -> None:
-            nonlocal got
-            begin, end = start + got, start + len(into) - 1
-            with self._get(path, {"Range": f"bytes={begin}-{end}", "If-Match": version.tag}) as answer:
-                self._check(answer, path, is_first=False)
-                self._check_range(answer, path, version, begin, end)
-                before = got
+    def is_of(self, version: Version, headers: HTTPMessage) -> bool:
+        return headers.get("ETag", "") == version.tag
 
-                def came(more: int) -> None:
-                    nonlocal got  # what has come is right, so another try goes on behind it
-                    got = before + more
-                    progress(got)
+    def reason(self, answer: str) -> str:
+        said = _CODE.search(answer)
+        return "" if said is None else said[1]
 
-                _fill(answer, into[before:], came)
-            if got < len(into):
-                raise _Again(f"the answer ended after {got} of {len(into)} bytes")
+    def lacks_bucket(self, reason: str) -> bool:
+        return reason == "NoSuchBucket"
 
-        if len(into):
-            self._patiently(path, once)
-
-    def close(self) -> None:
+    def renew(self, path: str, status: int) -> bool:
+        """Whether the credentials may have run out, so that newer ones are worth a try."""
+        signer = self._signers.pop(path.partition("/")[0], None)
         with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:
-            pool.close()
+            self._kept.clear()
+        return signer is not None and time.monotonic() - signer.made_at > _NEW_S
+
+    def who(self, path: str) -> str:
+        if self._fs.anon:
+            return "It was asked without credentials (anon=True)."
+        return "Check the credentials, and what they allow."
+
+    def authorities(self) -> str | None:
+        return os.environ.get(self.authorities_by)  # as botocore does
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -138,108 +117,45 @@ class SignedS3:
         bucket, _, version_id = self._fs.split_path(path)
         return not (version_id or bucket.startswith("arn:") or bucket.endswith("--x-s3"))
 
-    def _patiently(self, path: str, once: Callable[[int], Any]) -> Any:
-        pause, tried = _PAUSE_FIRST_S, 0
-        while True:
-            try:
-                return once(tried)
-            except (Broken, _Again) as error:
-                tried += 1
-                if tried >= _TRIES:
-                    raise StoreUnavailable(f"s3://{path} can't be read, after {tried} tries: {error}") from error
-                log.info("s3://%s: %s; trying again", path, error)
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
-            pause = min(_PAUSE_MOST_S, pause * 2)
-
-    def _get(self, path: str, headers: dict[str, str]) -> AbstractContextManager[HTTPResponse]:
-        signer, target = self._target(path)
+    def _signed(self, path: str, version_id: str = "") -> Address:
+        now, which = time.monotonic(), (path, version_id)
         with self._lock:
-            pool = self._pools.get(signer.origin)
-            if pool is None:
-                authorities = os.environ.get("AWS_CA_BUNDLE")  # as botocore does
-                pool = self._pools[signer.origin] = Connections(signer.origin, authorities=authorities)
-        return pool.get(target, headers)
-
-    def _check(self, answer: HTTPResponse, path: str, *, is_first: bool) -> None:
-        if answer.status in (200, 206):
-            return
-        text = answer.read(4096).decode(errors="replace")
-        said = re.search(r"<Code>([^<]{1,100})</Code>", text)
-        what = f"status {answer.status}" + (f" ({said[1]})" if said else "")
-        if answer.status in (404, 412):
-            if is_first:
-                raise FileNotFoundError(f"s3://{path} does not exist: {what}")
-            raise ObjectChanged(f"s3://{path}")
-        with self._lock:
-            self._urls.pop(path, None)
-        if answer.status in _PASSING:
-            if answer.status in (429, 503):
-                self._on_refused()
-            raise _Again(what)
-        if answer.status in (401, 403):
-            if self._forget_signer(path):
-                raise _Again(what)
-            raise PermissionError(f"s3://{path} may not be read: {what}. Check the credentials, and what they allow.")
-        raise StoreUnavailable(f"s3://{path} can't be read: {what}")
-
-    @staticmethod
-    def _size(answer: HTTPResponse) -> int:
-        if answer.status == 200:
-            return int(answer.headers["Content-Length"])
-        found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        if found is None:
-            raise _Again(f"it answered with the range {answer.headers.get('Content-Range')!r}")
-        return int(found[3])
-
-    @staticmethod
-    def _check_range(answer: HTTPResponse, path: str, version: Version, begin: int, end: int) -> None:
-        if answer.headers.get("ETag", "") != version.tag:
-            raise ObjectChanged(f"s3://{path}")
-        if answer.status == 200 and begin == 0 and end + 1 == version.size:
-            return
-        if answer.headers.get("Content-Range") != f"bytes {begin}-{end}/{version.size}":
-            raise StoreUnavailable(
-                f"s3://{path}: the store was asked for bytes {begin} to {end} and answered with "
-                f"{answer.headers.get('Content-Range')!r}; it does not serve ranges as S3 does"
-            )
-
-    def _forget_signer(self, path: str) -> bool:
-        """Whether its credentials may have run out, so that newer ones are worth a try."""
-        bucket = path.partition("/")[0]
-        signer = self._signers.pop(bucket, None)
-        return signer is not None and time.monotonic() - signer.made_at > _NEW_S
-
-    def _target(self, path: str) -> tuple[_Signer, str]:
-        now = time.monotonic()
-        with self._lock:
-            kept = self._urls.get(path)
+            kept = self._kept.get(which)
             if kept is not None and now < kept[0]:
-                return kept[1], kept[2]
+                return kept[1]
         bucket, _, key = path.partition("/")
-        signer = self._signers.get(bucket)
-        if signer is None or now - signer.made_at > _RESIGN_S:
-            signer = self._signers[bucket] = self._signer(bucket)
-        target = f"{signer.prefix}/{quote(key, safe='/~-_.')}"
-        if signer.sign is not None:
-            signed = urlsplit(signer.sign(f"{signer.origin[0]}://{signer.origin[1]}{target}"))
-            target = f"{signed.path}?{signed.query}"
+        found = self._signer(bucket).address(key, urlencode({"versionId": version_id}) if version_id else "", {})
         with self._lock:
-            self._urls[path] = (now + _RESIGN_S, signer, target)
-            while len(self._urls) > _KEPT_URLS:
-                self._urls.popitem(last=False)
-        return signer, target
+            self._kept[which] = (now + _RESIGN_S, found)
+            while len(self._kept) > _KEPT_URLS:
+                self._kept.popitem(last=False)
+        return found
 
     def _signer(self, bucket: str) -> _Signer:
+        signer = self._signers.get(bucket)
+        if signer is None or time.monotonic() - signer.made_at > _RESIGN_S:
+            signer = self._signers[bucket] = self._new_signer(bucket)
+        return signer
+
+    def _new_signer(self, bucket: str) -> _Signer:
         from botocore import auth
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import Credentials
+        from botocore.exceptions import NoCredentialsError, PartialCredentialsError
         from fsspec.asyn import sync  # pyright: ignore[reportUnknownVariableType]
 
-        example = urlsplit(cast("str", self._fs.url(f"{bucket}/x", expires=_SIGNED_S)))
+        try:
+            example = urlsplit(cast("str", self._fs.url(f"{bucket}/x", expires=_SIGNED_S)))
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise PermissionError(
+                f"s3://{bucket} can't be read, since there are no credentials for it ({error}). Set AWS_ACCESS_KEY_ID "
+                f"and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or pass key and secret as options of s3; for a public "
+                f"bucket, pass anon=True."
+            ) from error
         prefix = example.path.removesuffix("/x")
-        origin = (example.scheme, example.netloc)
+        server = (example.scheme, example.netloc)
         if self._fs.anon:
-            return _Signer(origin, prefix, None, time.monotonic())
+            return _Signer(server, prefix, None, time.monotonic())
         fs = self._fs
 
         async def found() -> tuple[Any, str]:
@@ -257,16 +173,4 @@ class SignedS3:
             untyped.S3SigV4QueryAuth(credentials, "s3", region, expires=_SIGNED_S).add_auth(request)
             return cast("str", request.url)
 
-        return _Signer(origin, prefix, sign, time.monotonic())
-
-
-def _fill(answer: HTTPResponse, into: memoryview, progress: Progress) -> int:
-    """Read up to the end of the buffer or of the answer; returns how many bytes came."""
-    got = 0
-    while got < len(into):
-        more = answer.readinto(into[got : got + _CHUNK_BYTES])
-        if not more:
-            break
-        got += more
-        progress(got)
-    return got
+        return _Signer(server, prefix, sign, time.monotonic())

@@ -162,13 +162,16 @@ def test_a_worker_killed_in_mid_copy_leaves_a_checkpoint_that_completes_and_veri
 def test_a_worker_killed_between_copies_repeats_only_what_was_not_committed(
     client: Client, processes: Processes, source: Path, point: str
 ) -> None:
+    for number in range(300):  # 64 small files are one commit
+        (source / f"small-{number}").write_bytes(b"%d" % number)
     job = _submit(client, source)
-    assert processes.worker(kill_at=point, nth=5, ready=False).wait(timeout=30) == -signal.SIGKILL
+    assert processes.worker(kill_at=point, nth=3, ready=False).wait(timeout=30) == -signal.SIGKILL
     assert steps(client.ledger.store, "run-7") == []
     processes.worker()
     assert job.wait(timeout=60).all_ok
     manifest = read_manifest(client.ledger.store, "run-7", 1000)
-    assert _contents(client, manifest) == FILES
+    small = {f"small-{number}": b"%d" % number for number in range(300)}
+    assert _contents(client, manifest) == {**FILES, **small}
 
 
 def test_what_is_no_folder_with_files_is_refused(client: Client, tmp_path: Path) -> None:
@@ -218,14 +221,15 @@ def test_a_checkpoint_is_saved_listed_and_verified_by_the_command(
     processes.worker()
     # The worker runs in another folder, so the path must not depend on where the command ran.
     inner = Commands(source.parent, settings)
-    saved = inner("checkpoint", "save", "embed", "step-1000", "--name", "run-7", "--step", "1000", "--wait", "--json")
+    as_job = ("--step", "1000", "--pool", "embed", "--wait")
+    saved = inner("checkpoint", "save", "run-7", "step-1000", *as_job, "--json")
     assert saved.json["state"] == "completed"
     (listed,) = run("checkpoint", "list", "run-7", "--json").json
     assert (listed["step"], listed["attempt"], len(listed["files"])) == (1000, saved.json["id"], len(FILES))
     assert "1000" in run("checkpoint", "list", "run-7").out
     assert "is whole" in run("checkpoint", "verify", "run-7", "1000").out
     assert run("checkpoint", "verify", "run-7", "1000", "--json").json["ok"] is True
-    again = run("checkpoint", "save", "embed", str(source), "--name", "run-7", "--step", "1000", "--wait", code=5)
+    again = run("checkpoint", "save", "run-7", str(source), *as_job, code=5)
     assert saved.json["id"] in again.out
 
 
@@ -256,5 +260,8 @@ def test_commands_on_a_checkpoint_that_is_not_there_say_so(settings: Settings, s
     assert run("checkpoint", "list", "nobody", "--json").json == []
     assert "step 7 of nobody" in run("checkpoint", "verify", "nobody", "7", code=4).err
     run("checkpoint", "list", "../up", code=2)
-    assert "no folder" in run("checkpoint", "save", "embed", "nowhere", "--name", "run", "--step", "1", code=3).err
-    assert "did you mean" in run("checkpoint", "save", "embd", str(source), "--name", "run", "--step", "1", code=4).err
+    save = ("checkpoint", "save", "run")
+    assert "no folder" in run(*save, "nowhere", "--step", "1", code=3).err
+    assert "no folder" in run(*save, "nowhere", "--step", "1", "--pool", "embed", code=3).err
+    assert "did you mean" in run(*save, str(source), "--step", "1", "--pool", "embd", code=4).err
+    assert "--pool" in run(*save, str(source), "--step", "1", "--wait", code=2).err

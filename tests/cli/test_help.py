@@ -19,7 +19,7 @@ COMMANDS = [
     "gateway", "probe", "up", "worker", "controller", "watch", "doctor", "demo", "profile list", "profile explain",
     "cache ls", "cache prune", "cache verify",
         "checkpoint save", "checkpoint list", "checkpoint restore", "checkpoint prune",
-    "checkpoint verify",
+    "checkpoint verify", "checkpoint replicate",
 ]  # fmt: skip
 
 

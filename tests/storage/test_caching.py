@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from holdshort.storage.caching import through
 from holdshort.storage.caching.folder import CacheFolder
 from holdshort.storage.caching.layout import BLOCK_BYTES, Subject, subject_of
-from holdshort.storage.caching.place import _file_system, cache_folder  # pyright: ignore[reportPrivateUsage]
+from holdshort.storage.caching.place import _file_system, cache_folder, unusable  # pyright: ignore[reportPrivateUsage]
 from holdshort.storage.caching.tending import existing, prune, verify
 from holdshort.storage.errors import SettingsError
 from support.caching import digest_of, opened, read_for_ever
@@ -426,3 +426,10 @@ def test_a_header_says_what_was_written(store: str, path: str, size: int, tag: s
     assert found is not None
     assert found[0] == subject
     assert subject.data_at % 4096 == 0
+
+
+def test_a_folder_of_somebody_else_is_no_place_for_a_cache(tmp_path: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root can make folders of others")
+    os.chown(tmp_path, 12345, -1)
+    assert unusable(tmp_path) == "it belongs to another user"

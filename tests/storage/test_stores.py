@@ -282,6 +282,8 @@ def test_a_hostile_path_is_refused_by_every_method(store: Store) -> None:
     ]
     for path in HOSTILE:
         for call in calls:
+            if path == "" and call == store.list:
+                continue  # the root may be listed
             with pytest.raises(ValueError, match="is no path in a store"):
                 call(path)
 

@@ -150,6 +150,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "HOLDSHORT_BROKER": settings.broker,
         "HOLDSHORT_STORE": settings.store,
         "HOLDSHORT_STORE_OPTIONS": json.dumps(settings.store_options),
+        "HOLDSHORT_REPLICAS": json.dumps(settings.replicas),
         "HOLDSHORT_QUANTUM_S": str(settings.quantum_s),
         "HOLDSHORT_CONTROL_INTERVAL_S": str(settings.control_interval_s),
         "HOLDSHORT_REDELIVERY_S": str(settings.redelivery_s),

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -162,3 +163,39 @@ class SeaweedServer(Server):
             aws_secret_access_key=self.SECRET,
             config=Config(connect_timeout=2, read_timeout=5, retries={"max_attempts": 0}),
         )  # fmt: skip
+
+
+class GcsEmulator(Server):
+    """gcp-storage-emulator, for what gcsfs does of its own.
+
+    It ignores preconditions (ifGenerationMatch), says no generation with an object's bytes, takes ranges that count
+    from the end for no range at all, and answers one request at a time.
+    """
+
+    BUCKET = "holdshort"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._port = free_ports(1)[0]
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """fsspec storage options for it."""
+        return {"token": "anon", "endpoint_url": self.endpoint}
+
+    def command(self) -> Sequence[str]:
+        return [
+            sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory", "--quiet",
+            "--host", "127.0.0.1", "--port", str(self._port), "--default-bucket", self.BUCKET,
+        ]  # fmt: skip
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.endpoint}/", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False

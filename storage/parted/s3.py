@@ -1,0 +1,122 @@
+"""Objects in parts on S3: multipart uploads, through s3fs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from ..errors import Interrupted, StoreUnavailable, UploadGone
+from ..flow import Flow, unstoppable
+from ..store import check_path
+from .protocol import Unfinished
+
+_UNFIT = frozenset(("InvalidPart", "InvalidPartOrder", "EntityTooSmall"))
+
+
+class S3Parts:
+    """Objects below a prefix of one bucket.
+
+    Args:
+        fs: the s3fs file system.
+        root: bucket and prefix.
+        url: how messages name it.
+    """
+
+    def __init__(self, fs: Any, root: str, url: str) -> None:
+        self._fs = fs
+        self._bucket, _, self._prefix = root.partition("/")
+        self._url = url
+
+    @property
+    def parts_most(self) -> int:
+        return 10_000
+
+    def begin(self, path: str) -> str:
+        return cast("str", self._call("create_multipart_upload", path)["UploadId"])
+
+    def put(self, path: str, token: str, index: int, start: int, data: bytes, flow: Flow) -> str:
+        flow.check()
+        begin = time.perf_counter()
+        try:
+            answer = self._call("upload_part", path, flow, UploadId=token, PartNumber=index + 1, Body=data)
+        except FileNotFoundError as error:
+            raise self._gone(path) from error
+        flow.moved(len(data), time.perf_counter() - begin)
+        return cast("str", answer["ETag"])
+
+    def finish(self, path: str, token: str, tags: Sequence[str], size_bytes: int) -> None:
+        parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
+        try:
+            self._call("complete_multipart_upload", path, UploadId=token, MultipartUpload={"Parts": parts})
+        except FileNotFoundError as error:
+            # Done before, perhaps by a call whose answer was lost; or dropped.
+            if self._size(path) == size_bytes:
+                return
+            raise self._gone(path) from error
+        except OSError as error:
+            raise UploadGone(f"The parts of {path} in {self._url} don't fit together: {error}") from error
+        if (found := self._size(path)) != size_bytes:
+            raise UploadGone(f"{path} in {self._url} has {found} bytes instead of {size_bytes}.")
+
+    def drop(self, path: str, token: str) -> None:
+        try:
+            self._call("abort_multipart_upload", path, UploadId=token)
+        except FileNotFoundError:
+            return
+
+    def unfinished(self, folder: str) -> Iterator[Unfinished]:
+        prefix = self._key(folder) + "/"
+        further: dict[str, Any] = {}
+        while True:
+            answer = self._call("list_multipart_uploads", "", Prefix=prefix, **further)
+            for entry in answer.get("Uploads") or ():
+                path = cast("str", entry["Key"]).removeprefix(self._prefix).lstrip("/")
+                began: datetime = entry["Initiated"]
+                yield Unfinished(path, entry["UploadId"], began.timestamp())
+            if not answer.get("IsTruncated"):
+                return
+            further = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _key(self, path: str) -> str:
+        return f"{self._prefix}/{check_path(path)}" if self._prefix else check_path(path)
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return int(self._call("head_object", path)["ContentLength"])
+        except FileNotFoundError:
+            return None
+
+    def _call(self, method: str, path: str, flow: Flow | None = None, **values: Any) -> dict[str, Any]:
+        """Call S3. Raises FileNotFoundError where S3 says that there is no such upload or object."""
+        key = {"Key": self._key(path)} if path else {}
+        call = cast("Callable[..., Coroutine[Any, Any, dict[str, Any]]]", self._fs._call_s3)
+        work = call(method, Bucket=self._bucket, **key, **values)
+        try:
+            return (flow or unstoppable()).run(self._fs.loop, work)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if _code(error) in _UNFIT:
+                raise
+            raise StoreUnavailable(f"The store {self._url} does not answer at {path}: {error}") from error
+        except Interrupted:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise StoreUnavailable(f"The store {self._url} does not answer at {path}: {what}") from error
+
+    def _gone(self, path: str) -> UploadGone:
+        return UploadGone(
+            f"The multipart upload of {path} in {self._url} is gone: it was completed or aborted, by hand or by a "
+            f"rule of the bucket for incomplete uploads."
+        )
+
+
+def _code(error: BaseException) -> str:
+    """What S3 calls an error that s3fs has put into words of Python."""
+    answer: Any = getattr(error.__cause__, "response", None)
+    return cast("str", answer["Error"].get("Code", "")) if answer else ""
