@@ -13,7 +13,7 @@ import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
 from ..profiles import BUILT_IN, Access, Choice, Plan, Profile
-from .caching.opening import cache_for
+from .caching.opening import StoreCache, cache_for
 from .errors import MissingExtra, SettingsError
 from .explaining import choice_of, plan_of
 from .observing import Observing
@@ -283,7 +283,7 @@ class ProfiledFileSystem(ChainedFileSystem):
                 fs: Any = self._given if self._given is not None else _file_system(*self._target)
                 access = self._plan_of(self._choice("x").profile).access
                 buffers, connections = _buffers(access.memory_bytes), access.connections
-                reader = Reader(fs, buffers, connections=connections, cache=lambda asked: cache_for(fs, asked))
+                reader = Reader(fs, buffers, connections=connections, cache=_caches(fs))
                 self._parts = fs, reader
                 self._process = os.getpid()
         return self._parts
@@ -325,6 +325,19 @@ def profiled(url: str, profile: str, options: Mapping[str, Any]) -> tuple[Profil
     if not isinstance(fs, ProfiledFileSystem):
         raise SettingsError(f"{url} begins with something else than a profile; write {profile}::s3://… or s3://…")
     return fs, path
+
+
+def _caches(fs: Any) -> Callable[[Access], StoreCache | None]:
+    """The cache that an access to a file system asks for; to find out what can be cached where takes a while."""
+    known: dict[Access, StoreCache] = {}
+
+    def found(access: Access) -> StoreCache | None:
+        cache = known.get(access) or cache_for(fs, access)
+        if cache is not None:
+            known[access] = cache
+        return cache
+
+    return found
 
 
 _of_process: dict[int, Buffers] = {}

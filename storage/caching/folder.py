@@ -252,9 +252,9 @@ class CacheFolder:
         try:
             with suppress(FileNotFoundError, ValueError, KeyError):
                 before = orjson.loads(at.read_bytes())
-                old = Version(before["size"], before["tag"])
-                if before["path"] == path and old != version:
-                    self._leave(Subject(store, path, old.size, old.tag))
+                old = Subject(store, path, before["size"], before["tag"])
+                if before["path"] == path and old != Subject(store, path, version.size, version.tag):
+                    self._leave(old)
             at.parent.mkdir(mode=0o700, exist_ok=True)
             aside = at.with_name(f"{at.name}.{secrets.token_hex(4)}")
             told = {"path": path, "size": version.size, "tag": version.tag, "asked_s": time.time()}

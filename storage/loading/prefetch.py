@@ -33,7 +33,7 @@ _SHARE, _LEAST_BYTES, _MOST_BYTES = 20, 64 * MIB, GIB
 _AHEAD_OBJECTS = 512
 _KNOWN = 1_000_000
 _LOOK_S = 0.05
-_GIVE_UP_S = 5.0
+_GIVE_UP_S = 0.5
 """So long nothing is fetched ahead after the cache had no room."""
 
 
@@ -190,7 +190,7 @@ class _Run:
         self._by_reads = by_reads
         access = fs.explain(paths[0])[1].access if paths else Access()
         share = max(_LEAST_BYTES, min(_MOST_BYTES, access.cache_bytes // _SHARE))
-        self._ahead_bytes = max(1, min(ahead_bytes or share, access.cache_bytes // 2))
+        self._ahead_bytes = max(1, min(ahead_bytes or min(share, access.cache_bytes // 4), access.cache_bytes // 2))
         self._ahead_objects = min(ahead_objects or _AHEAD_OBJECTS, 65536)
         self._began_s = time.time()
         self._news = threading.Condition()
