@@ -23,6 +23,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/lane.py
 	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/storage_loading.py
 
 .venv/.demo .venv/.test .venv/.dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

@@ -5,15 +5,17 @@ from __future__ import annotations
 import builtins
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
 from ..profiles import BUILT_IN, Access, Choice, Plan, Profile
 from .backends import file_system
-from .caching.opening import cache_for
+from .caching.opening import StoreCache, cache_for
 from .conditions import creating
 from .errors import SettingsError
 from .explaining import choice_of, plan_of
@@ -26,6 +28,11 @@ from .writing.file import TextFile, WrittenFile, compressed
 from .writing.pairs import pairs
 from .writing.writer import Writer, copy_into, kind_of
 
+if TYPE_CHECKING:
+    from .loading.memory import ObjectMemory
+    from .loading.prefetch import Prefetch
+
+Item = TypeVar("Item")
 _LOOKS = frozenset(
     (
         "info", "ls", "find", "glob", "walk", "exists", "isfile", "isdir", "du", "size", "sizes", "disk_usage",
@@ -74,7 +81,7 @@ class ProfiledFileSystem(ChainedFileSystem):
                 f"{self.protocol}:: needs a file system behind it, as in {self.protocol}::s3://bucket/key."
             )
         self._target = (target_protocol or "", dict(target_options or {}))
-        self._given = fs
+        self._given: Any = fs
         self._profile = profile or self.protocol
         self._arguments = values
         self._known = known_profiles() if profile else BUILT_IN
@@ -310,6 +317,40 @@ class ProfiledFileSystem(ChainedFileSystem):
             puts = {remote: (os.path.getsize(local), partial(one, local, remote)) for local, remote in files}
             self.writer.put_each(puts, self._access)
 
+    def memory(self, path: str) -> ObjectMemory:
+        """An object's bytes as memory that this machine's processes share, as far as its cache has room."""
+        from .loading.memory import ObjectMemory
+
+        path = self._strip(path)
+        access = self._access(path)
+        protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
+        file = Path(path) if protocol in ("file", "local") else None
+        return ObjectMemory(*self.reader.first(path, access), self.reader.fetcher, access, file=file)
+
+    def prefetch(
+        self,
+        items: Iterable[Item],
+        *,
+        path: Callable[[Item], str] | None = None,
+        ahead_bytes: int | None = None,
+        ahead_objects: int | None = None,
+    ) -> Prefetch[Item]:
+        """Bring objects into the cache in the order in which they will be read; see holdshort.storage.Prefetch.
+
+        Args:
+            items: paths; or a sampler, or anything else that yields what `path` makes paths of.
+            ahead_bytes: how far ahead of the readers at most; by default a twentieth of the cache, 64 MiB to 1 GiB, and
+                never more than half of it.
+            ahead_objects: the same in objects; by default 512.
+        """
+        from .loading.prefetch import Prefetch
+
+        return Prefetch(self, items, path=path, ahead_bytes=ahead_bytes, ahead_objects=ahead_objects)
+
+    def stripped(self, path: str) -> str:
+        """A path, or URL, as the file system behind names it."""
+        return self._strip(path)
+
     # -- the other one's ---------------------------------------------------------------------------------
 
     def __getattribute__(self, name: str) -> Any:
@@ -425,11 +466,15 @@ class ProfiledFileSystem(ChainedFileSystem):
         if self._process != os.getpid():
             if self._process != -1:
                 self._ours = threading.RLock()  # the parent's may be held by a thread that is not here
+                self._observing.after_fork()
+                if getattr(self._given, "async_impl", False):
+                    make, arguments = self._given.__reduce__()  # this one's threads are the parent's
+                    self._given = make(*arguments)
             with self._ours:
-                fs = self._given if self._given is not None else file_system(*self._target)
+                fs: Any = self._given if self._given is not None else file_system(*self._target)
                 access = self._plan_of(self._choice("x").profile).access
                 buffers, connections = buffers_of_process(access.memory_bytes), access.connections
-                reader = Reader(fs, buffers, connections=connections, cache=lambda asked: cache_for(fs, asked))
+                reader = Reader(fs, buffers, connections=connections, cache=_caches(fs))
                 self._parts = fs, reader, Writer(fs, reader.fetcher, reader.forget)
                 self._process = os.getpid()
         return self._parts
@@ -457,6 +502,33 @@ class AutoFileSystem(ProfiledFileSystem):
     """`auto::`: whichever profile fits the path."""
 
     protocol: ClassVar[str] = "auto"
+
+
+def profiled(url: str, profile: str, options: Mapping[str, Any]) -> tuple[ProfiledFileSystem, str]:
+    """The file system of a URL, and its path there; where the URL names no profile, this one counts.
+
+    Raises:
+        SettingsError: the URL begins with something else than a profile.
+    """
+    untyped: Any = fsspec
+    chained = url if "::" in url else f"{profile}::{url if '://' in url else f'file://{url}'}"
+    fs, path = untyped.url_to_fs(chained, **options)
+    if not isinstance(fs, ProfiledFileSystem):
+        raise SettingsError(f"{url} begins with something else than a profile; write {profile}::s3://… or s3://…")
+    return fs, path
+
+
+def _caches(fs: Any) -> Callable[[Access], StoreCache | None]:
+    """The cache that an access to a file system asks for; to find out what can be cached where takes a while."""
+    known: dict[Access, StoreCache] = {}
+
+    def found(access: Access) -> StoreCache | None:
+        cache = known.get(access) or cache_for(fs, access)
+        if cache is not None:
+            known[access] = cache
+        return cache
+
+    return found
 
 
 def _raise_first(results: Any) -> None:

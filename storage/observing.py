@@ -26,6 +26,10 @@ class Observing:
         self._folders: OrderedDict[str, Observed] = OrderedDict()
         self._chosen: dict[str, str] = {}
 
+    def after_fork(self) -> None:
+        """In a child: the lock may be held by a thread that is not here."""
+        self._lock = threading.Lock()
+
     def tell(self, kind: Kind, path: str, *, size: int = 0, start: int = 0, length: int = 0) -> None:
         """Something happened to an object."""
         event = Event(time.monotonic(), kind, path, size, start, length, str(os.getpid()))

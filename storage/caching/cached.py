@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..checksums import crc32c
 from .layout import (
     BLOCK_BYTES,
     ENTRY_BYTES,
@@ -15,7 +18,6 @@ from .layout import (
     Subject,
     Use,
     blocks_around,
-    crc32c,
     entries,
     entry_at,
     missing,
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _FLIGHTS_AT, _PIN_AT = 2**48, 2**49
 """Where locks lie: far behind any data."""
+_PIN_PATIENCE_S = 2.0
+_MAP_NORESERVE = 0x4000  # Linux; the module has no name for it before Python 3.13
 
 
 class CachedObject:
@@ -77,9 +81,12 @@ class CachedObject:
         """It is opened once more, at so many seconds since the epoch."""
         os.pwrite(self._fd, self.use.again(now_s).packed(), USE_AT)
 
-    def held_blocks(self) -> int:
-        """How many blocks are there."""
-        return sum(found is not None for found in self._sums(0, self.subject.blocks))
+    def held_bytes(self) -> int:
+        """How many bytes of blocks are there; the last block of an object may be a short one."""
+        sums = self._sums(0, self.subject.blocks)
+        held = sum(found is not None for found in sums) * BLOCK_BYTES
+        is_short = bool(sums) and sums[-1] is not None
+        return held - (-self.subject.size % BLOCK_BYTES if is_short else 0)
 
     def missing(self, start: int, end: int, gap_bytes: int = 0) -> list[tuple[int, int]]:
         """Ranges of bytes, made of whole blocks, that are not there of a range; near ones are taken together."""
@@ -123,12 +130,11 @@ class CachedObject:
             # A block's bytes: some before what was asked for, some of it, some behind.
             at = block * BLOCK_BYTES
             until = min(at + BLOCK_BYTES, self.subject.size)
-            parts = [into[max(at, start) - start : min(until, end) - start]]
-            if at < start:
-                parts.insert(0, memoryview(before))
+            found = crc32c(before) if at < start else 0
+            found = crc32c(into[max(at, start) - start : min(until, end) - start], found)
             if until > end:
-                parts.append(memoryview(after))
-            if crc32c(*parts) != expected:
+                found = crc32c(after, found)
+            if found != expected:
                 self._distrust(block, block + 1)
                 is_right = False
         return is_right
@@ -140,6 +146,41 @@ class CachedObject:
             done += os.pwrite(self._fd, data[done:], self.subject.data_at + start + done)
         sums = [crc32c(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
         os.pwrite(self._fd, entries(sums), entry_at(start // BLOCK_BYTES))
+
+    def mapped(self) -> mmap.mmap:
+        """The object's bytes as memory, shared with all who map it; what is written there stays one's own.
+
+        It is not removed to make room for as long as the memory is in use. Nothing in it is to be believed before
+        `unsound` was asked. Raises OSError.
+        """
+        pin = self.pin()
+        try:
+            if not pin.acquire(_PIN_PATIENCE_S):
+                raise BlockingIOError(f"{self.path} is being removed")
+            memory = private(self._fd, self.subject.size, self.subject.data_at)
+        except BaseException:
+            pin.close()
+            raise
+        weakref.finalize(memory, pin.close)
+        return memory
+
+    def unsound(self, first: int, last: int, memory: memoryview) -> list[int]:
+        """Blocks, of those from `first` to before `last`, that are not there, or not what was written.
+
+        Those are forgotten, so that they are fetched again.
+
+        Args:
+            memory: of `mapped`, where they are looked at.
+        """
+        found: list[int] = []
+        for block, expected in enumerate(self._sums(first, last), first):
+            at = block * BLOCK_BYTES
+            if expected is None:
+                found.append(block)
+            elif crc32c(memory[at : at + BLOCK_BYTES]) != expected:
+                found.append(block)
+                self._distrust(block, block + 1)
+        return found
 
     def check(self) -> list[int]:
         """Read all blocks that are there; returns those whose bytes are not what was written, which are forgotten."""
@@ -181,6 +222,12 @@ class CachedObject:
             "%s: blocks %d to %d of the cached %s were not what had been written; they are fetched again",
             self.path, first, last - 1, self.subject.path,
         )  # fmt: skip
+
+
+def private(fd: int, length: int, at: int = 0) -> mmap.mmap:
+    """A part of a file as memory; what is written there is not written to the file, and seen by nobody else."""
+    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+    return mmap.mmap(fd, length, flags, mmap.PROT_READ | mmap.PROT_WRITE, offset=at)
 
 
 def _from(buffers: Sequence[bytearray | memoryview], skip: int) -> list[memoryview]:

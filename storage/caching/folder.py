@@ -17,8 +17,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import orjson
 from ..reading.origin import Version
 from .cached import CachedObject
 from .eviction import Resident, victims
-from .layout import BLOCK_BYTES, HEADER_BYTES, Subject, Use, subject_of
+from .layout import HEADER_BYTES, Subject, Use, subject_of
 from .locks import RangeLock
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,10 @@ _KEPT_OPEN = 256
 _USED = struct.Struct("<Qd")
 _PATIENCE_S = 2.0
 _FULL_S = 5.0
+_ASKING_S = 5.0
 _COUNT_S = 3600.0
 _BEGUN_S, _KNOWN_S = 3600.0, 30 * 86400.0
-_EVICTING_AT, _CHANGING_AT, _COUNTING_AT = 2**40, 2**41, 2**42
+_EVICTING_AT, _CHANGING_AT, _COUNTING_AT, _ASKING_AT = 2**40, 2**41, 2**42, 2**50
 _ROOM_SHARE = 0.02
 """As much of the budget becomes free at once, so that looking for what may leave is rare."""
 _PASSING = (
@@ -62,7 +63,7 @@ class Entry:
     @property
     def group(self) -> str:
         """Its store and folder."""
-        return f"{self.subject.store} {self.subject.path.rpartition('/')[0]}"
+        return _group(self.subject)
 
 
 class CacheFolder:
@@ -94,20 +95,22 @@ class CacheFolder:
 
     # -- objects -----------------------------------------------------------------------------------------
 
-    def object(self, subject: Subject) -> CachedObject | None:
+    def object(self, subject: Subject, *, is_use: bool = True) -> CachedObject | None:
         """The object's file, made if there is none; None if it can't be cached.
 
-        Opening it counts as a use.
+        Args:
+            is_use: whether somebody is about to read it.
         """
         key = _key(subject)
         with self._lock:
             found = self._open.get(key)
             if found is not None and found.is_current:
                 self._open.move_to_end(key)
-                found.used(time.time())
+                if is_use:
+                    found.used(time.time())
                 return found
             try:
-                found = self._find(key, subject) or self._make(key, subject)
+                found = self._find(key, subject, is_use) or self._make(key, subject, is_use)
             except OSError as error:
                 self._failed(error)
                 return None
@@ -121,23 +124,41 @@ class CacheFolder:
                 self._open.popitem(last=False)
             return found
 
-    def keep(self, cached: CachedObject, start: int, data: memoryview) -> None:
-        """Write whole blocks of an object, if there is room for them; a full disk is told once, and is no error."""
+    def keep(self, cached: CachedObject, start: int, data: memoryview, *, has_room: bool = False) -> bool:
+        """Write whole blocks of an object, if there is room for them; whether they are there now.
+
+        A full disk is told once, and is no error.
+
+        Args:
+            has_room: `make_room` has made it.
+        """
         if time.monotonic() < self._off_until:
-            return
+            return False
         with self._writers:
-            if not self._reserve(cached, len(data)):
-                return
+            if not has_room and not self._reserve(cached, len(data)):
+                return False
             lock = RangeLock(self._used, _CHANGING_AT, shared=True)
             try:
                 # Counted before it is written: a count is too high after a kill, never too low.
                 if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
                     cached.write(start, data)
+                    return True
             except OSError as error:
                 self._add(-len(data))
                 self._failed(error)
             finally:
                 lock.close()
+        return False
+
+    def make_room(self, cached: CachedObject, more: int, coming: Mapping[str, int]) -> bool:
+        """See that there is room for so much more of an object, whose turn comes in a known order; whether there is.
+
+        Args:
+            coming: in how many steps the store's objects are read next, by path.
+        """
+        if self.used_bytes + more <= self._budget():
+            return True
+        return self._make_room(_group(cached.subject), more, cached.subject, coming)
 
     def remove(self, key: str, held_bytes: int) -> bool:
         """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""
@@ -173,7 +194,7 @@ class CacheFolder:
                 with suppress(FileNotFoundError):
                     path.unlink()
                 continue
-            held = cached.held_blocks() * BLOCK_BYTES
+            held = cached.held_bytes()
             yield Entry(path.name.removesuffix(_SUFFIX), found[0], held, found[1])
 
     @property
@@ -209,15 +230,31 @@ class CacheFolder:
             pass
         return None
 
+    @contextmanager
+    def asking(self, store: str, path: str) -> Generator[None]:
+        """Held while a store is asked what an object is; not for longer than a store usually takes to say so."""
+        at = int.from_bytes(hashlib.sha256(f"{store}\0{path}".encode()).digest()[:4], "little")
+        try:
+            lock = RangeLock(self._used, _ASKING_AT + at)
+        except OSError as error:
+            self._failed(error)
+            yield
+            return
+        try:
+            lock.acquire(_ASKING_S)
+            yield
+        finally:
+            lock.close()
+
     def remember(self, store: str, path: str, version: Version) -> None:
         """The store has just said what an object is. An older content of it leaves."""
         at = self._version_path(store, path)
         try:
             with suppress(FileNotFoundError, ValueError, KeyError):
                 before = orjson.loads(at.read_bytes())
-                old = Version(before["size"], before["tag"])
-                if before["path"] == path and old != version:
-                    self._leave(Subject(store, path, old.size, old.tag))
+                old = Subject(store, path, before["size"], before["tag"])
+                if before["path"] == path and old != Subject(store, path, version.size, version.tag):
+                    self._leave(old)
             at.parent.mkdir(mode=0o700, exist_ok=True)
             aside = at.with_name(f"{at.name}.{secrets.token_hex(4)}")
             told = {"path": path, "size": version.size, "tag": version.tag, "asked_s": time.time()}
@@ -233,16 +270,17 @@ class CacheFolder:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _find(self, key: str, subject: Subject) -> CachedObject | None:
+    def _find(self, key: str, subject: Subject, is_use: bool) -> CachedObject | None:
         found = CachedObject.open(self.path_of(key))
         if found is None:
             return None
         if found.subject != subject:
             raise ValueError(f"{self.path_of(key)} is of another object")
-        found.used(time.time())
+        if is_use:
+            found.used(time.time())
         return found
 
-    def _make(self, key: str, subject: Subject) -> CachedObject | None:
+    def _make(self, key: str, subject: Subject, is_use: bool) -> CachedObject | None:
         if time.monotonic() < self._off_until:
             return None
         path = self.path_of(key)
@@ -252,7 +290,7 @@ class CacheFolder:
             with aside.open("xb") as file:
                 file.write(subject.header())
                 file.truncate(subject.file_bytes)
-                os.pwrite(file.fileno(), Use(time.time()).packed(), HEADER_BYTES - 64)
+                os.pwrite(file.fileno(), Use(time.time(), opens=int(is_use)).packed(), HEADER_BYTES - 64)
             try:
                 os.link(aside, path)  # whoever comes second takes the first one's
             except FileExistsError:
@@ -266,11 +304,11 @@ class CacheFolder:
     def _leave(self, subject: Subject) -> None:
         cached = CachedObject.open(self.path_of(_key(subject)))
         if cached is not None:
-            self.remove(_key(subject), cached.held_blocks() * BLOCK_BYTES)
+            self.remove(_key(subject), cached.held_bytes())
 
     def _reserve(self, cached: CachedObject, more: int) -> bool:
         """Whether there is room for so much more of an object, or could be made."""
-        group = f"{cached.subject.store} {cached.subject.path.rpartition('/')[0]}"
+        group = _group(cached.subject)
         now = time.monotonic()
         if now < self._refused.get(group, 0.0):
             return False
@@ -298,23 +336,34 @@ class CacheFolder:
         finally:
             lock.close()
 
-    def _make_room(self, group: str, more: int) -> bool:
+    def _make_room(
+        self, group: str, more: int, subject: Subject | None = None, order: Mapping[str, int] | None = None
+    ) -> bool:
         """Whether something has left for it."""
         lock = RangeLock(self._used, _EVICTING_AT)
         try:
-            if not lock.acquire():
+            if not lock.acquire(0.0 if order is None else _PATIENCE_S):
                 return False  # somebody else is at it
-            residents = [
-                Resident(e.key, e.group, e.held_bytes, e.use.last_s, e.use.interval_s)
-                for e in self.entries()
-                if e.held_bytes
-            ]
+            entries = [entry for entry in self.entries() if entry.held_bytes]
+            residents = [Resident(e.key, e.group, e.held_bytes, e.use.last_s, e.use.interval_s) for e in entries]
+            coming: dict[str, int] = {}
+            if subject is not None and order is not None:
+                coming = {e.key: order[e.subject.path] for e in entries
+                          if e.subject.store == subject.store and e.subject.path in order}  # fmt: skip
             budget = self._budget()
             wanted = self.used_bytes + more - budget
+            if wanted <= 0:
+                return True
             leaving: list[Resident] = []
             for much in (max(wanted, int(budget * _ROOM_SHARE)), wanted):
                 leaving = leaving or victims(
-                    residents, wanted_bytes=much, group=group, budget_bytes=budget, now_s=time.time()
+                    residents,
+                    wanted_bytes=much,
+                    group=group,
+                    budget_bytes=budget,
+                    now_s=time.time(),
+                    coming=coming,
+                    wanted_in=order.get(subject.path) if order is not None and subject is not None else None,
                 )
             freed = sum(each.size_bytes for each in leaving if self.remove(each.key, each.size_bytes))
             log.info("%s: %d objects with %d bytes left to make room for %s", self.folder, len(leaving), freed, group)
@@ -375,6 +424,10 @@ def used_bytes(folder: Path) -> int:
         return _USED.unpack((folder / "used").read_bytes())[0]
     except (FileNotFoundError, struct.error):
         return 0
+
+
+def _group(subject: Subject) -> str:
+    return f"{subject.store} {subject.path.rpartition('/')[0]}"
 
 
 def _key(subject: Subject) -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import cast
 
-import google_crc32c
 import orjson
+
+from ..checksums import crc32c
 
 BLOCK_BYTES = 16 * 1024
 """Small, since whole blocks are fetched: a read of 64 KiB at random costs 80 KiB at most."""
@@ -87,6 +87,8 @@ class Use:
 
     def again(self, now_s: float) -> Use:
         """It is opened once more. Openings close together count as one use: workers of a loader, ranks of a job."""
+        if not self.opens:  # it was fetched ahead of its first use
+            return Use(now_s)
         interval_s = max(0.0, now_s - self.last_s)
         return Use(now_s, max(interval_s, self.interval_s * 0.9), self.opens + 1)
 
@@ -140,11 +142,3 @@ def missing(sums: list[int | None], first: int, gap_blocks: int) -> Iterator[tup
         end = place + 1
     if begin >= 0:
         yield begin, end
-
-
-def crc32c(*parts: bytes | bytearray | memoryview) -> int:
-    """CRC32C (Castagnoli, RFC 3720) of bytes that lie one behind the other."""
-    found = 0
-    for part in parts:
-        found = cast("int", google_crc32c.extend(found, bytes(part)))  # pyright: ignore[reportUnknownMemberType]
-    return found

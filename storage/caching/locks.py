@@ -15,7 +15,7 @@ from pathlib import Path
 
 _LOCK = struct.Struct("hhqqi4x")
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.0005, 0.02
-_held: set[int] = set()
+_held: set[RangeLock] = set()
 _is_watching_forks = False
 
 
@@ -31,7 +31,7 @@ class RangeLock:
         self._range = start, length
         self._kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        _held.add(self._fd)
+        _held.add(self)
 
     def acquire(self, patience_s: float = 0.0) -> bool:
         """Whether it is held now; False if somebody else has held it for all of that time."""
@@ -48,10 +48,16 @@ class RangeLock:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        _held.discard(fd)
+        _held.discard(self)
         # A child that was forked meanwhile has the same open file: to close it here would leave the lock to the child.
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, *self._range, 0))
         os.close(fd)
+
+    def lose(self) -> None:
+        """It is somebody else's: let go of it here without unlocking it."""
+        fd, self._fd = self._fd, -1
+        with suppress(OSError):  # another thread has closed it a moment ago
+            os.close(fd)
 
     def _try(self) -> bool:
         try:
@@ -70,7 +76,6 @@ def _watch_forks() -> None:
 
 def _forget() -> None:
     """The parent's locks are not the child's, and must not live as long as the child does."""
-    for fd in _held:
-        with suppress(OSError):  # another thread has closed it a moment ago
-            os.close(fd)
+    for lock in _held:
+        lock.lose()
     _held.clear()

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ _SECRETS = ("key", "secret", "token", "password", "credential", "auth", "session
 _LOCAL = {"file", "local", "memory"}
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST")
 
-_lock = threading.Lock()
+# No lock guards these: a child that is forked while it is held would wait for ever.
 _open: dict[tuple[int, Path, int], CacheFolder] = {}
 _told: set[Path] = set()
 
@@ -49,12 +49,16 @@ class StoreCache:
         """The object is another one now."""
         self.folder.forget(self._store, path)
 
-    def source(self, behind: Source, buffers: Buffers, gap_bytes: int) -> Source:
+    def asking(self, path: str) -> AbstractContextManager[None]:
+        """Held while the store is asked for an object, so that others of this machine wait for what it says."""
+        return self.folder.asking(self._store, path)
+
+    def source(self, behind: Source, buffers: Buffers, gap_bytes: int, *, is_use: bool = True) -> Source:
         """The way to an object's bytes, through the cache if it can be cached."""
         version = behind.version
         if not version.tag or not version.size:
             return behind
-        cached = self.folder.object(Subject(self._store, behind.path, version.size, version.tag))
+        cached = self.folder.object(Subject(self._store, behind.path, version.size, version.tag), is_use=is_use)
         return behind if cached is None else CachedSource(behind, cached, self.folder, buffers, gap_bytes)
 
 
@@ -89,19 +93,16 @@ def store_name(fs: Any) -> str:
 def _folder(access: Access) -> CacheFolder | None:
     assert access.cache != "none"
     most_bytes = min(access.cache_bytes, access.memory_bytes) if access.cache == "memory" else access.cache_bytes
-    with _lock:
-        folder, why = usable_folder(access.cache)
-        if why:
-            if folder not in _told:
-                _told.add(folder)
-                log.warning("Nothing is cached in %s: %s. HOLDSHORT_CACHE can name another folder.", folder, why)
-            return None
-        # A forked child takes none of its parent's: their locks are not its own.
-        key = (os.getpid(), folder, most_bytes)
-        found = _open.get(key)
-        if found is None:
-            found = _open[key] = CacheFolder(folder, most_bytes)
-        return found
+    folder, why = usable_folder(access.cache)
+    if why:
+        if folder not in _told:
+            _told.add(folder)
+            log.warning("Nothing is cached in %s: %s. HOLDSHORT_CACHE can name another folder.", folder, why)
+        return None
+    # A forked child takes none of its parent's: their locks are not its own.
+    key = (os.getpid(), folder, most_bytes)
+    found = _open.get(key)
+    return found if found is not None else _open.setdefault(key, CacheFolder(folder, most_bytes))
 
 
 def _without_secrets(value: Any) -> Any:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from ..reading.buffers import Buffers
 from ..reading.origin import Progress, Source
 from .cached import CachedObject
 from .folder import CacheFolder
+from .layout import BLOCK_BYTES, blocks_around
 
 _PATIENCE_S = 10.0
 """So long somebody else may fetch a range without ending; then it is fetched here too, and not kept."""
 _TRIES = 3
 """Blocks can leave the cache, or turn out wrong, while the others are being fetched."""
+_LEAST_PIECE = 256 * 1024
+"""So much is fetched at once even when the memory's budget has nothing left."""
+
+Spill = Callable[[int, memoryview], None]
 
 
 class CachedSource:
@@ -26,40 +33,97 @@ class CachedSource:
     ) -> None:
         self.path = behind.path
         self.version = behind.version
-        self._behind = behind
-        self._cached = cached
+        self.behind = behind
+        self.cached = cached
         self._folder = folder
         self._buffers = buffers
         self._gap_bytes = gap_bytes
 
     def at_hand(self, start: int, into: memoryview) -> bool:
         """Fill a buffer from the cache, if all of it is there."""
-        return self._cached.read_into(start, into)
+        return self.cached.read_into(start, into)
 
-    def keep(self, start: int, data: memoryview) -> None:
-        """Keep bytes that have come already, as far as they are whole blocks."""
-        whole = self._cached.whole(start, start + len(data))
-        if whole is not None and self._cached.missing(*whole):
-            self._folder.keep(self._cached, whole[0], data[whole[0] - start : whole[1] - start])
+    def keep(self, start: int, data: memoryview, *, has_room: bool = False) -> None:
+        """Keep bytes that have come already, as far as they are whole blocks.
+
+        Args:
+            has_room: room was made for them.
+        """
+        whole = self.cached.whole(start, start + len(data))
+        if whole is not None and self.cached.missing(*whole):
+            self._folder.keep(self.cached, whole[0], data[whole[0] - start : whole[1] - start], has_room=has_room)
 
     def read_into(self, start: int, into: memoryview, progress: Progress) -> int:
         """Fill a buffer; see Source. Returns how many bytes came from the store."""
         fetched = 0
         for _ in range(_TRIES):
-            if self._cached.read_into(start, into):
+            if self.cached.read_into(start, into):
                 progress(len(into))
                 return fetched
             got, is_whole = self._fill(start, into, progress)
             fetched += got
             if is_whole:
                 return fetched
-        return fetched + self._behind.read_into(start, into, progress)
+        return fetched + self.behind.read_into(start, into, progress)
+
+    def make_room(self, more: int, coming: Mapping[str, int]) -> bool:
+        """See CacheFolder.make_room."""
+        return self._folder.make_room(self.cached, more, coming)
+
+    def bring(
+        self,
+        start: int,
+        end: int,
+        progress: Progress,
+        *,
+        patience_s: float = 0.0,
+        spill: Spill | None = None,
+        has_room: bool = False,
+    ) -> int:
+        """Fetch the blocks of a range that are not there, without reading them; returns how many bytes came.
+
+        Args:
+            patience_s: for how long somebody else may be at it; then it is left to them.
+            spill: told of bytes that came, and could not be kept.
+            has_room: room was made for them.
+        """
+        first, last = blocks_around(start, end)
+        begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.cached.subject.size)
+        flight = self.cached.flight(begin, stop)
+        came = 0
+        try:
+            if flight.acquire(patience_s):
+                for at, until in self.cached.missing(begin, stop, self._gap_bytes):
+                    came += self._bring_missing(
+                        at, until, lambda more, before=came: progress(before + more), spill, has_room
+                    )
+        finally:
+            flight.close()
+        return came
+
+    def _bring_missing(self, start: int, end: int, progress: Progress, spill: Spill | None, has_room: bool) -> int:
+        length = end - start
+        while (buffer := self._buffers.take(length)) is None and length > _LEAST_PIECE:
+            length = max(_LEAST_PIECE, length // 2 // BLOCK_BYTES * BLOCK_BYTES)
+        room = memoryview(bytearray(length) if buffer is None else buffer)
+        came = 0
+        try:
+            for at in range(start, end, length):
+                piece = room[: min(length, end - at)]
+                came += self.behind.read_into(at, piece, lambda more, before=came: progress(before + more))
+                if not self._folder.keep(self.cached, at, piece, has_room=has_room) and spill is not None:
+                    spill(at, piece)
+        finally:
+            room.release()
+            if buffer is not None:
+                self._buffers.give_back(buffer)
+        return came
 
     def _fill(self, start: int, into: memoryview, progress: Progress) -> tuple[int, bool]:
         """Fetch what is missing and take the rest from the cache; False if that was not what had been written."""
         end, at, fetched = start + len(into), start, 0
-        for begin, stop in [*self._cached.missing(start, end, self._gap_bytes), (end, end)]:
-            if at < begin and not self._cached.read_into(at, into[at - start : begin - start]):
+        for begin, stop in [*self.cached.missing(start, end, self._gap_bytes), (end, end)]:
+            if at < begin and not self.cached.read_into(at, into[at - start : begin - start]):
                 return fetched, False
             told, at, until = max(at, begin) - start, max(at, begin), min(stop, end)
             progress(told)
@@ -71,34 +135,34 @@ class CachedSource:
 
     def _bring(self, begin: int, stop: int, at: int, into: memoryview, progress: Progress) -> int:
         """Fetch whole blocks from `begin` to `stop`, of which `into` wants those from `at` on, unless others do."""
-        flight = self._cached.flight(begin, stop)
+        flight = self.cached.flight(begin, stop)
         try:
             if not flight.acquire(_PATIENCE_S):
-                return self._behind.read_into(at, into, progress)
-            if self._cached.missing(begin, stop, self._gap_bytes) == [(begin, stop)]:
+                return self.behind.read_into(at, into, progress)
+            if self.cached.missing(begin, stop, self._gap_bytes) == [(begin, stop)]:
                 return self._fetch(begin, stop, at, into, progress)
         finally:
             flight.close()
         # Somebody has fetched some of it meanwhile.
         got, is_whole = self._fill(at, into, progress)
-        return got if is_whole else got + self._behind.read_into(at, into, progress)
+        return got if is_whole else got + self.behind.read_into(at, into, progress)
 
     def _fetch(self, begin: int, stop: int, at: int, into: memoryview, progress: Progress) -> int:
         """As _bring, while nobody else does."""
         if at == begin and len(into) == stop - begin:
-            got = self._behind.read_into(begin, into, progress)
-            self._folder.keep(self._cached, begin, into)
+            got = self.behind.read_into(begin, into, progress)
+            self._folder.keep(self.cached, begin, into)
             return got
         buffer = self._buffers.take(stop - begin)
         if buffer is None:
-            return self._behind.read_into(at, into, progress)
+            return self.behind.read_into(at, into, progress)
         try:
             whole = memoryview(buffer)[: stop - begin]
             # What the reader wants has not come yet, but it may not want it any more.
-            got = self._behind.read_into(begin, whole, lambda _: progress(0))
+            got = self.behind.read_into(begin, whole, lambda _: progress(0))
             into[:] = whole[at - begin : at - begin + len(into)]
             progress(len(into))
-            self._folder.keep(self._cached, begin, whole)
+            self._folder.keep(self.cached, begin, whole)
             return got
         finally:
             self._buffers.give_back(buffer)

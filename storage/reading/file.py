@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 from ...profiles.access import Access
+from ..errors import ObjectChanged
 from .ahead import ReadAhead
 from .buffers import filled
 from .fetching import Fetcher
-from .origin import Source
+from .origin import Source, Version
 from .ranges import parts
 from .window import Window
 
@@ -54,6 +56,12 @@ class ObjectFile(io.BufferedIOBase):
         self._lock = threading.Lock()
         self._position = 0
         self._lines: io.BufferedReader | None = None
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.fs is None:
+            raise TypeError(f"{self.path} can't be handed to another process: it was opened without a file system")
+        return _opened_again, (self.fs, self.path, self.version, self.tell())
 
     def readable(self) -> bool:
         return True
@@ -106,7 +114,7 @@ class ObjectFile(io.BufferedIOBase):
         return self._lines.readline(-1 if size is None else size)
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._process == os.getpid():
             self._window.clear()
             self._fetcher.buffers.dismiss(len(self._head))
             self._head = b""
@@ -117,6 +125,22 @@ class ObjectFile(io.BufferedIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError(f"{self.path} is closed")
+        if self._process != os.getpid():
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """In a forked child: what fetches, and what was fetched ahead, is the parent's."""
+        if self.fs is None:
+            raise ValueError(f"{self.path} was opened in another process, without a file system to open it again")
+        reader = self.fs.reader
+        if self._lines is not None:
+            self._position, self._lines = self._lines.tell(), None
+        self._fetcher = reader.fetcher
+        self._head = self._head if self._fetcher.buffers.admit(len(self._head)) else b""
+        self._source = reader.source(self.path, self.version, self._access)
+        self._window = Window(self._fetcher, self._source, self._access.part_bytes)
+        self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def _leave_lines(self) -> int:
         self._check_open()
@@ -203,6 +227,15 @@ class ObjectFile(io.BufferedIOBase):
         pieces = [(start, into[start - at : stop - at]) for start, stop in parts(at, end, self._access.part_bytes)]
         self._fetcher.fill(self._source, pieces)
         return len(into)
+
+
+def _opened_again(fs: Any, path: str, version: Version, position: int) -> Any:
+    """The same file in another process. Raises ObjectChanged."""
+    file = fs.open(path)
+    if (file.version.size, file.version.tag) != (version.size, version.tag):
+        raise ObjectChanged(path)
+    file.seek(position)
+    return file
 
 
 class _Chunks(io.RawIOBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,8 +106,16 @@ class Cache(Protocol):
         """The object is another one now."""
         ...
 
-    def source(self, behind: Source, buffers: Buffers, gap_bytes: int) -> Source:
-        """The way to an object's bytes, through the cache if it can be cached."""
+    def asking(self, path: str) -> AbstractContextManager[None]:
+        """Held while the store is asked for an object, so that others wait for what it says."""
+        ...
+
+    def source(self, behind: Source, buffers: Buffers, gap_bytes: int, *, is_use: bool = True) -> Source:
+        """The way to an object's bytes, through the cache if it can be cached.
+
+        Args:
+            is_use: whether somebody is about to read them.
+        """
         ...
 
 

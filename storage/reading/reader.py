@@ -59,18 +59,18 @@ class Reader:
         self.traffic = Traffic()
         self._cache = cache
         self._versions = _Versions()
-        self._since_s = family_began_s()
-        self._fetcher = Fetcher(self._origin(fs), buffers, connections=connections)
-        weakref.finalize(self, self._fetcher.origin.close)
+        self._since_s = -1.0
+        self.fetcher = Fetcher(self._origin(fs), buffers, connections=connections)
+        weakref.finalize(self, self.fetcher.origin.close)
 
     def open(self, path: str, access: Access, fs: Any = None) -> ObjectFile:
         """An object as a file. Raises FileNotFoundError, PermissionError, StoreUnavailable."""
-        source, head = self._first(path, access)
-        return ObjectFile(self._fetcher, source, head, access, fs=fs)
+        source, head = self.first(path, access)
+        return ObjectFile(self.fetcher, source, head, access, fs=fs)
 
     def size(self, path: str, access: Access) -> int:
         """How large an object is, in bytes."""
-        return self._first(path, access)[0].version.size
+        return self.first(path, access)[0].version.size
 
     def get(self, path: str, access: Access, start: int | None = None, end: int | None = None) -> bytes:
         """A range of an object, or all of it."""
@@ -89,7 +89,7 @@ class Reader:
                 return 0
             return came
 
-        self._fetcher.each([lambda path=path: one(path) for path in dict.fromkeys(paths)])
+        self.fetcher.each([lambda path=path: one(path) for path in dict.fromkeys(paths)])
         return found
 
     def get_ranges(
@@ -108,7 +108,7 @@ class Reader:
         for path, places in by_path.items():
             values = access(path)
             try:
-                source, _ = self._first(path, values, 1)
+                source, _ = self.first(path, values, 1)
             except Exception as error:  # noqa: BLE001 - handed out
                 for place in places:
                     found[place] = error
@@ -118,13 +118,36 @@ class Reader:
             for request in coalesced(bounds, gap_bytes=gap, most_bytes=values.part_bytes):
                 serves = [(places[index], *bounds[index]) for index in request.serves]
                 tasks.append(_Shared(source, request, serves, found))
-        self._fetcher.each(tasks)
+        self.fetcher.each(tasks)
         return found
 
-    @property
-    def fetcher(self) -> Fetcher:
-        """What runs its requests."""
-        return self._fetcher
+    def first(
+        self, path: str, access: Access, length: int = _HEAD_BYTES, *, is_use: bool = True
+    ) -> tuple[Source, bytes]:
+        """The way to an object's bytes, and the first of them, if it had to be asked what it is.
+
+        Args:
+            is_use: whether somebody is about to read them.
+        """
+        cache = self._cache(access)
+        known = self._known(path, access, cache)
+        if known is not None:
+            return self.source(path, known, access, cache, is_use=is_use), b""
+        if cache is None or access.freshness_s <= 0 or access.when_replaced != "error":
+            return self._ask(path, access, length, cache, is_use=is_use)
+        with cache.asking(path):
+            known = self._known(path, access, cache)
+            if known is not None:
+                return self.source(path, known, access, cache, is_use=is_use), b""
+            return self._ask(path, access, length, cache, is_use=is_use)
+
+    def source(
+        self, path: str, version: Version, access: Access, cache: Cache | None = None, *, is_use: bool = True
+    ) -> Source:
+        """The way to the bytes of an object that is of a known version."""
+        direct = Direct(self.fetcher.origin, path, _wanted(version, path, access))
+        cache = cache or self._cache(access)
+        return direct if cache is None else cache.source(direct, self.fetcher.buffers, access.gap_bytes, is_use=is_use)
 
     def forget(self, path: str | None = None) -> None:
         """An object, or anything, was written: what is known of it may be wrong."""
@@ -134,6 +157,13 @@ class Reader:
         self._versions.clear()
         self._since_s = time.time()
 
+    def forget_object(self, path: str, access: Access) -> None:
+        """An object has changed since it was known."""
+        self._versions.forget(path)
+        cache = self._cache(access)
+        if cache is not None:
+            cache.forget(path)
+
     # -- inside ------------------------------------------------------------------------------------------
 
     def _origin(self, fs: Any) -> Callable[[Callable[[], None]], Origin]:
@@ -141,34 +171,35 @@ class Reader:
         versions, traffic = self._versions, self.traffic
         return lambda refused: _Watched(origin_of(fs, refused), versions, traffic)
 
-    def _first(self, path: str, access: Access, length: int = _HEAD_BYTES) -> tuple[Source, bytes]:
-        """What an object is, and its first bytes, if it had to be asked for."""
-        cache = self._cache(access)
+    def _known(self, path: str, access: Access, cache: Cache | None) -> Version | None:
+        """What an object is, if that was asked lately enough."""
         known = self._versions.get(path, access.freshness_s)
         if known is None and cache is not None and access.freshness_s > 0:
+            if self._since_s < 0:
+                # Not sooner: while a worker that was spawned is handed its work, it doesn't know its parent yet.
+                self._since_s = family_began_s()
             # What others have asked since counts too.
             since_s = max(self._since_s, self._versions.changed_s(path), time.time() - access.freshness_s)
             known = cache.version(path, since_s)
             if known is not None and isinf(access.freshness_s):
                 self._versions.put(path, known)
-        if known is not None and (known.kept or access.when_replaced == "error"):
-            return self._source(path, known, access, cache), b""
-        version, head = self._fetcher.origin.first(path, length)
+        return known if known is not None and (known.kept or access.when_replaced == "error") else None
+
+    def _ask(
+        self, path: str, access: Access, length: int, cache: Cache | None, *, is_use: bool
+    ) -> tuple[Source, bytes]:
+        version, head = self.fetcher.origin.first(path, length)
         if access.freshness_s > 0:
             self._versions.put(path, version)
         if cache is not None:
             cache.remember(path, version)
-        source = self._source(path, version, access, cache)
+        source = self.source(path, version, access, cache, is_use=is_use)
         source.keep(0, memoryview(head))
         return source, head
 
-    def _source(self, path: str, version: Version, access: Access, cache: Cache | None) -> Source:
-        direct = Direct(self._fetcher.origin, path, _wanted(version, path, access))
-        return direct if cache is None else cache.source(direct, self._fetcher.buffers, access.gap_bytes)
-
     def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
         """Bytes of an object, and how many of them came from the store."""
-        source, head = self._first(path, access)
+        source, head = self.first(path, access)
         first, last = _bounds(start, end, source.version.size)
         if last <= len(head):
             return head[first:last], len(head)
@@ -182,7 +213,7 @@ class Reader:
             known = max(0, min(len(head), last) - first)
             into[:known] = head[first : first + known]
             pieces = parts(first + known, last, access.part_bytes)
-            self._fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in pieces])
+            self.fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in pieces])
 
         return filled(last - first, fill), came
 
@@ -191,10 +222,7 @@ class Reader:
         try:
             return act()
         except ObjectChanged:
-            self._versions.forget(path)
-            cache = self._cache(access)
-            if cache is not None:
-                cache.forget(path)
+            self.forget_object(path, access)
             return act()
 
 

@@ -16,6 +16,7 @@ LAYERS = ["profiles", "storage", "jobs", "workers", "gateway", "cli"]
 PURE = [
     "profiles/", "storage/reading/ahead.py", "storage/reading/pace.py", "storage/reading/ranges.py",
     "storage/caching/layout.py", "storage/caching/eviction.py", "storage/writing/parts.py",
+    "storage/loading/header.py",
     "jobs/policy/", "jobs/explain.py", "workers/decide.py", "workers/batching.py", "workers/suspects.py",
     "workers/lane/control.py", "workers/lane/duty.py", "workers/lane/linger.py", "workers/lane/preemptions.py",
     "workers/lane/reading.py", "workers/lane/record.py", "workers/lane/verdict.py", "gateway/promise.py",

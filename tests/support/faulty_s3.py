@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,9 @@ CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
 
 class FaultyS3:
-    """Serves `content` under every name that was not written; each request takes the next fault that waits for it.
+    """Serves `content` under every name that has nothing of its own, in `contents` or by being written.
+
+    Names in `refused` are answered by 403. Each request takes the next fault that waits for it.
 
     Faults of a GET: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed"
     (the object is another one from now on), "other range", "no range" (all of it, with status 200).
@@ -44,6 +46,9 @@ class FaultyS3:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self.contents: dict[str, bytes] = {}
+        self.refused: set[str] = set()
+        self._served_of: Counter[str] = Counter()
         self.tag = '"first"'
         self.faults: deque[str] = deque()
         self.faults_of: defaultdict[str, deque[str]] = defaultdict(deque)
@@ -56,6 +61,10 @@ class FaultyS3:
         self.served_bytes = 0
         self.on_lost: Callable[[], object] = lambda: None
         self.lock = threading.Lock()
+
+    def served_of(self, name: str) -> int:
+        """How many bytes of an object were served."""
+        return self._served_of[name]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -104,7 +113,10 @@ class FaultyS3:
                     if fault == "changed":
                         store.content, store.tag = bytes(reversed(store.content)), '"second"'
                     name = self.path.partition("?")[0]
-                    content, tag, _ = store.objects.get(name, (store.content, store.tag, ""))
+                    content = store.contents.get(name.lstrip("/"), store.content)
+                    content, tag, _ = store.objects.get(name, (content, store.tag, ""))
+                if name.lstrip("/") in store.refused:
+                    fault = "403"
                 if fault == "reset":
                     self.close_connection = True
                     return
@@ -218,6 +230,7 @@ class FaultyS3:
                 sent = body[: len(body) // 2] if cut else body
                 with store.lock:
                     store.served_bytes += len(sent)
+                    store._served_of[self.path.partition("?")[0].lstrip("/")] += len(sent)
                 if self.command != "HEAD":
                     self.wfile.write(sent)
                 self.close_connection = self.close_connection or cut
