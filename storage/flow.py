@@ -24,11 +24,12 @@ class Flow:
         bound_s: how soon after `stop` no byte may move any more.
 
     Attributes:
+        bound_s: the same.
         moved_bytes: all that has been reported.
     """
 
     def __init__(self, bound_s: float = 0.05) -> None:
-        self._bound_s = bound_s
+        self.bound_s = bound_s
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._acts: list[Callable[[], object]] = []
@@ -50,7 +51,7 @@ class Flow:
                 # Slower at once, faster by and by: a chunk that is too long breaks a promise.
                 known = self._bytes_per_s
                 self._bytes_per_s = rate if rate < known or not known else known + (rate - known) * _LEARNS
-                fits = int(self._bytes_per_s * self._bound_s * _SHARE)
+                fits = int(self._bytes_per_s * self.bound_s * _SHARE)
                 self._chunk_bytes = max(_LEAST, min(fits, _MOST, self._chunk_bytes * 2))
 
     def check(self) -> None:

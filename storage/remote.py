@@ -56,6 +56,7 @@ class RemoteStore:
         self._fs = file_system(protocol, options, needed_by=f"a store on {protocol}://")
         self._making = threading.Lock()
         self._moving: tuple[int, tuple[Reader, Writer, Access]] | None = None
+        self._parted: S3Parts | None = None
 
     @property
     def url(self) -> str:
@@ -176,7 +177,9 @@ class RemoteStore:
 
     @property
     def parted(self) -> S3Parts | None:
-        return S3Parts(self._fs, self._root, self._url) if self._url.startswith(("s3://", "s3a://")) else None
+        if self._parted is None and self._url.startswith(("s3://", "s3a://")):
+            self._parted = S3Parts(self._fs, self._root, self._url)
+        return self._parted
 
     def list(self, folder: str) -> builtins.list[str]:
         base = self._at(folder) if folder else self._root

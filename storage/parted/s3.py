@@ -9,8 +9,12 @@ from typing import Any, cast
 
 from ..errors import Interrupted, StoreUnavailable, UploadGone
 from ..flow import Flow, unstoppable
+from ..s3 import signing
 from ..store import check_path
 from .protocol import Unfinished
+from .sending import NoSuchUpload, PartSender
+
+_SIGNED_S = 3600
 
 _UNFIT = frozenset(("InvalidPart", "InvalidPartOrder", "EntityTooSmall"))
 
@@ -28,6 +32,8 @@ class S3Parts:
         self._fs = fs
         self._bucket, _, self._prefix = root.partition("/")
         self._url = url
+        self._by_url = signing.suits(fs) and not fs.anon
+        self._sender = PartSender(url)
 
     @property
     def parts_most(self) -> int:
@@ -38,10 +44,12 @@ class S3Parts:
 
     def put(self, path: str, token: str, index: int, start: int, data: bytes, flow: Flow) -> str:
         flow.check()
-        begin = time.perf_counter()
         try:
+            if self._by_url:
+                return self._sender.send(self._url_of_part(path, token, index + 1), data, flow)
+            begin = time.perf_counter()
             answer = self._call("upload_part", path, flow, UploadId=token, PartNumber=index + 1, Body=data)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NoSuchUpload) as error:
             raise self._gone(path) from error
         flow.moved(len(data), time.perf_counter() - begin)
         return cast("str", answer["ETag"])
@@ -83,6 +91,19 @@ class S3Parts:
 
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{check_path(path)}" if self._prefix else check_path(path)
+
+    def _url_of_part(self, path: str, token: str, number: int) -> str:
+        values = {"Bucket": self._bucket, "Key": self._key(path), "UploadId": token, "PartNumber": number}
+
+        async def signed() -> str:
+            client = await self._fs.get_s3(self._bucket)
+            return await client.generate_presigned_url("upload_part", Params=values, ExpiresIn=_SIGNED_S)
+
+        try:
+            return unstoppable().run(self._fs.loop, signed())
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise StoreUnavailable(f"The store {self._url} can't be reached to write {path}: {what}") from error
 
     def _size(self, path: str) -> int | None:
         try:

@@ -225,8 +225,8 @@ def test_no_byte_moves_while_the_lane_is_held_and_work_goes_on_where_it_stopped(
     house: House, source: Path, tmp_path: Path
 ) -> None:
     bound_s = 0.1
-    folder_of(source, {"larger.bin": noise(20 * SLICE, 3)})
-    record = house.submit(source=str(source), step=1, max_parallelism=1, slice_bytes=4 * SLICE)
+    folder_of(source, {"larger.bin": noise(12 * SLICE, 3)})
+    record = house.submit(source=str(source), step=1, max_parallelism=1, slice_bytes=2 * SLICE)
     engine = house.engine(bound_s=bound_s)
     begun = threading.Event()
     runner = house.runner(
@@ -256,7 +256,7 @@ def test_no_byte_moves_while_the_lane_is_held_and_work_goes_on_where_it_stopped(
     assert holds >= 1
     assert moved_while_held == 0
     assert house.outcome(record).state == "completed", house.outcome(record)
-    assert house.contents(1)["larger.bin"] == noise(20 * SLICE, 3)
+    assert house.contents(1)["larger.bin"] == noise(12 * SLICE, 3)
     # Each byte is read once and written once, but for the pieces that were under way when a hold came.
     total = record.size_bytes or 0
     assert engine.moved_bytes <= 2 * total + holds * 8 * 2 * 8 * MIB

@@ -46,6 +46,7 @@ class CheckpointEngine(BaseEngine):
         self._mover = Mover(store, places, patience_s=patience_s)
         self._flow = Flow(bound_s)
         self._at_once = _AT_ONCE_LOCAL if isinstance(store, LocalStore) else _AT_ONCE
+        self._lanes = self._at_once
         self._kept: OrderedDict[tuple[str, int, int], Moved] = OrderedDict()
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
@@ -82,7 +83,7 @@ class CheckpointEngine(BaseEngine):
             self._threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="checkpoint")
         largest = max((unit.payload.end - unit.payload.start for unit in units if isinstance(unit.payload, Piece)),
                       default=1)  # fmt: skip
-        room = threading.Semaphore(max(1, min(self._at_once, _IN_MEMORY_BYTES // max(1, min(largest, 2**30)))))
+        room = threading.Semaphore(max(1, min(self._lanes, _IN_MEMORY_BYTES // max(1, min(largest, 2**30)))))
 
         def one(unit: Unit) -> Any | RowError:
             with room:
@@ -98,7 +99,10 @@ class CheckpointEngine(BaseEngine):
         problems = [future.exception() for future in running]
         for problem in problems:
             if problem is not None:
+                # Fewer at once: when holds come often, so much less is under way when the next one comes.
+                self._lanes = max(1, self._lanes // 2)
                 raise problem
+        self._lanes = min(self._at_once, self._lanes + 1)
         return [future.result() for future in running]
 
     def finish(self, row: Row, outputs: Sequence[Any]) -> dict[str, Any] | RowError:

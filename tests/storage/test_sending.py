@@ -1,0 +1,140 @@
+"""A part of an upload on its way: answered, refused, cut off."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from holdshort.storage.errors import Interrupted, SettingsError, StoreUnavailable
+from holdshort.storage.flow import Flow
+from holdshort.storage.parted.sending import NoSuchUpload, PartSender
+from support.faulty_s3 import CERTIFICATE
+
+DATA = bytes(range(256)) * 40_000
+
+
+class Server:
+    """Takes PUTs; each takes the next fault that waits: a status, "close" (answers, and hangs up), "reset", "stall"."""
+
+    def __init__(self, *, by_https: bool) -> None:
+        self.faults: deque[str] = deque()
+        self.bodies: list[bytes] = []
+        self.connections = 0
+        self.stalled, self.release = threading.Event(), threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: Any) -> None:
+                return
+
+            def handle(self) -> None:
+                server.connections += 1
+                with suppress(OSError):
+                    super().handle()
+
+            def do_PUT(self) -> None:
+                fault = server.faults.popleft() if server.faults else ""
+                if fault == "reset":
+                    self.close_connection = True
+                    return
+                if fault == "stall":
+                    server.stalled.set()
+                    server.release.wait(30)
+                    self.close_connection = True
+                    return
+                server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                code = b"<Error><Code>NoSuchUpload</Code></Error>" if fault == "404" else b""
+                self.send_response(int(fault) if fault.isdigit() else 200)
+                self.send_header("ETag", '"tag"')
+                self.send_header("Content-Length", str(len(code)))
+                self.end_headers()
+                self.wfile.write(code)
+                self.close_connection = fault == "close"
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        if by_https:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.url = f"http{'s' if by_https else ''}://127.0.0.1:{self._http.server_port}/bucket/key?partNumber=1"
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self.release.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture(params=["http", "https"])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(CERTIFICATE))
+    found = Server(by_https=request.param == "https")
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+def test_parts_go_by_one_connection_which_the_server_may_close(server: Server) -> None:
+    sender = PartSender("s3://bucket")
+    assert [sender.send(server.url, DATA, Flow()) for _ in range(3)] == ['"tag"'] * 3
+    assert server.connections == 1
+    server.faults.append("close")
+    sender.send(server.url, DATA, Flow())
+    assert sender.send(server.url, DATA, Flow()) == '"tag"'
+    assert server.bodies == [DATA] * 5
+
+
+@pytest.mark.parametrize("fault", ["503", "403", "reset"])
+def test_an_answer_that_may_be_another_is_told_as_such(server: Server, fault: str) -> None:
+    sender = PartSender("s3://bucket")
+    server.faults.append(fault)
+    with pytest.raises(StoreUnavailable, match="s3://bucket"):
+        sender.send(server.url, DATA, Flow())
+    assert sender.send(server.url, DATA, Flow()) == '"tag"'
+
+
+def test_an_upload_that_is_gone_is_told_as_such(server: Server) -> None:
+    server.faults.append("404")
+    with pytest.raises(NoSuchUpload):
+        PartSender("s3://bucket").send(server.url, DATA, Flow())
+
+
+def test_a_part_that_is_stuck_is_cut_off_at_once(server: Server) -> None:
+    server.faults.append("stall")
+    flow, cut = Flow(bound_s=30.0), threading.Event()
+
+    def sending() -> None:
+        with pytest.raises(Interrupted):
+            PartSender("s3://bucket").send(server.url, DATA * 2, flow)
+        cut.set()
+
+    thread = threading.Thread(target=sending)
+    thread.start()
+    assert server.stalled.wait(10)
+    flow.stop()
+    assert cut.wait(10)
+    thread.join()
+    assert server.bodies == []
+
+
+def test_a_certificate_that_is_not_trusted_says_how_to_trust_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    server = Server(by_https=True)
+    try:
+        with pytest.raises(SettingsError, match="AWS_CA_BUNDLE"):
+            PartSender("s3://bucket").send(server.url, DATA, Flow())
+    finally:
+        server.end()
