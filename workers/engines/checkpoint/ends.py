@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -44,7 +45,9 @@ class InStore:
 
     def replace(self, path: str, data: bytes, flow: Flow) -> None:
         flow.check()
+        begin = time.perf_counter()
         self._store.replace(path, data)
+        flow.moved(len(data), time.perf_counter() - begin)
 
     def upload(self, path: str, parts: Iterable[bytes]) -> None:
         self._store.upload(path, parts)
