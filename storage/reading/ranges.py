@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ...profiles.access import KIB
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -35,11 +37,23 @@ def coalesced(ranges: Sequence[tuple[int, int]], *, gap_bytes: int, most_bytes: 
     return found
 
 
+EDGE_BYTES = 16 * KIB
+"""Where ranges are cut: at multiples of the cache's blocks. Two requests that shared one would wait for each other."""
+
+
 def parts(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
     """A range cut into requests of about `part_bytes`, of equal size so that all end at about the same time."""
-    length = end - start
-    if length <= 0:
+    if end <= start:
         return []
-    count = -(-length // part_bytes)
-    edges = [start + length * number // count for number in range(count + 1)]
+    edge = EDGE_BYTES if part_bytes % EDGE_BYTES == 0 else 1
+    first = start - start % edge
+    count = -(-(end - first) // part_bytes)
+    each = -(-(end - first) // count // edge) * edge
+    edges = [start, *range(first + each, end, each), end]
     return list(pairwise(edges))
+
+
+def part_end(start: int, part_bytes: int) -> int:
+    """Where a request that begins at `start` ends when more follows it."""
+    end = start + part_bytes
+    return end - end % EDGE_BYTES if part_bytes > EDGE_BYTES else end

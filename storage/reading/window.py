@@ -9,6 +9,7 @@ from collections import deque
 from .buffers import Buffers
 from .fetching import Fetcher
 from .origin import Abandoned, Source
+from .ranges import part_end
 
 
 class Part:
@@ -130,7 +131,7 @@ class Window:
             self._fetch(begin, end)
             return
         while begin < end:
-            last = min(begin + self._part_bytes, self._source.version.size)
+            last = min(part_end(begin, self._part_bytes), self._source.version.size)
             # What is less than a part is better fetched with what comes next.
             if last > end or not self._fetch(begin, last):
                 return

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from holdshort.profiles import Access
 from holdshort.profiles.access import KIB, MIB
+from holdshort.storage.caching.layout import BLOCK_BYTES
 from holdshort.storage.reading.ahead import ReadAhead
-from holdshort.storage.reading.ranges import coalesced, parts
+from holdshort.storage.reading.ranges import coalesced, part_end, parts
 
 spans = st.tuples(st.integers(0, 10_000), st.integers(0, 3000)).map(lambda s: (s[0], s[0] + s[1]))
 
@@ -29,6 +30,14 @@ def test_every_range_is_served_by_one_request_that_holds_all_of_it(
         assert request.end - request.start <= max(most, longest)
         covered = sum(ranges[place][1] - ranges[place][0] for place in request.serves)
         assert request.end - request.start <= covered + gap * (len(request.serves) - 1)
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**8), st.integers(4, 600))
+def test_ranges_are_cut_where_blocks_of_the_cache_end(start: int, length: int, blocks: int) -> None:
+    edges = [end for _, end in parts(start, start + length, blocks * BLOCK_BYTES)][:-1]
+    edges.append(part_end(start, blocks * BLOCK_BYTES))
+    assert all(edge % BLOCK_BYTES == 0 for edge in edges)
+    assert start < edges[-1] <= start + blocks * BLOCK_BYTES
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**8), st.integers(1024, 10**7))
