@@ -48,14 +48,24 @@ def explain(
     Example: `holdshort profile explain auto::s3://models/llama/model.safetensors`
     """
     from ..storage.explaining import explain as explained
-    from .output import print_json, print_table
+    from ..storage.explaining import seen_at
+    from .output import ago, print_json, print_table
 
     choice, plan = explained(url)
     data = _counted(url, quiet=json) if scan else None
+    may_decide = choice.source in ("pattern", "nothing")
+    told = [(each, each.pattern) for each in seen_at(url) if may_decide and each.pattern is not None]
     if json:
+        seen = [
+            {"process": each.process, "at_s": each.at_s, "pattern": pattern.name, "signals": pattern.signals}
+            for each, pattern in told
+        ]
         values = [{**asdict(applied), "value": _plain(applied.value)} for applied in plan.applied]
-        told = {"url": url, "profile": plan.profile, "chosen_by": choice.source, "why": choice.why, "values": values}
-        print_json({**told, "data": asdict(data)} if data else told)
+        found = {
+            "url": url, "profile": plan.profile, "chosen_by": choice.source, "why": choice.why, "seen": seen,
+            "values": values,
+        }  # fmt: skip
+        print_json({**found, "data": asdict(data)} if data else found)
         return
     typer.echo(f"{plan.profile}: {choice.why}.")
     if data:
@@ -65,6 +75,10 @@ def explain(
         [(applied.name, _shown(applied), applied.source, applied.reason) for applied in plan.applied],
         empty="",
     )
+    if told:
+        typer.echo("What processes of this machine have seen there:")
+        rows = [(each.process, ago(each.at_s), pattern.name, "; ".join(pattern.signals)) for each, pattern in told]
+        print_table(("process", "ago", "how it was read", "told by"), rows, empty="")
 
 
 def _counted(url: str, *, quiet: bool) -> DataSize:

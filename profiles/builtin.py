@@ -54,12 +54,14 @@ CHECKPOINT = profile(
 
 PLAIN = profile(
     "plain",
-    "access of which nothing is known yet, so nothing is done that could turn out wrong",
+    "access of which nothing is known yet: follows what is read, keeps it in case it comes back, and always asks",
+    part_bytes=(8 * MIB, "of a request for 8 MiB the first byte takes 40 ms and the transfer 93"),
     read_ahead=("adaptive", "it follows what is read, and ends with random access"),
-    read_ahead_bytes=(64 * MIB, "little enough for many files at once"),
+    read_ahead_bytes=(256 * MIB, "32 parts under way bring 900 MB/s, and nothing is fetched that was not led up to"),
     gap_bytes=(256 * KIB, "moving this takes 3 ms, where one more request takes 40"),
+    connections=(64, "how many of them pay is found while reading"),
     freshness_s=(0.0, "nobody has said that it does not change"),
-    cache=("none", "nothing says that it is read again"),
+    cache=("disk", "that it is read again shows only when it is, and keeping costs a tenth of fetching"),
 )
 
 BUILT_IN: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (TRAINING, SERVING, CHECKPOINT, PLAIN)})

@@ -1,23 +1,29 @@
-"""Which profile fits what was seen: how the objects of a folder are used, by all processes that told us. Pure.
+"""Which profile fits what was seen: how the objects of a folder are used, by this process and by others. Pure.
 
 One open file tells little: a header that is read once looks the same in a data set, in weights and in a checkpoint.
 What tells them apart is what happens to its siblings, how often an object comes back, and who else reads it.
+
+Two conclusions come from it, each by itself. How objects are read (whole, at random, from the end …) is told by few
+reads, and may set single values. Whether they come back, or many read the same, decides about the profile: only that
+allows to take an object for what it was without asking the store each time. So it is concluded from objects that
+were asked for again and had not changed, and no more as soon as one has.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .access import MIB
-from .profile import Profile
+from .profile import Profile, Value
 from .rules import Choice
 
-Kind = Literal["open", "read", "vector", "write", "append"]
+Kind = Literal["open", "read", "close", "vector", "whole", "write", "append"]
 
 _KEPT_OBJECTS = 4096
+_KEPT_MARKS = 64
 _SMALL_BYTES = 1 * MIB
 _NEAR_BYTES = 1 * MIB
 """A jump no longer than this forwards is still reading in order."""
@@ -25,7 +31,16 @@ _TENSOR_BYTES = MIB // 4
 _LARGE_BYTES = 32 * MIB
 _ENOUGH_READS = 6
 _ENOUGH_OBJECTS = 8
-_AGAIN_SHARE = 0.05
+_AGAIN_SHARE, _AGAIN_BYTES = 0.02, 8 * MIB
+"""A few small files that are read again and again are probably looked at for news."""
+_ASKED_TIMES = 4
+"""So often an object was asked for, and was the same: then it will be the next time."""
+_MOSTLY = 0.5
+_IN_ORDER = "in order"
+_WHOLE = 0.9
+_RENT_BYTES = 3_600_000
+"""What a connection moves while a request waits for its first byte (40 ms, 90 MB/s)."""
+_BUY_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +48,11 @@ class Event:
     """Something that happened to an object.
 
     Attributes:
-        at_s: seconds of any clock that goes on evenly.
-        kind: "vector" is one of many ranges that were asked for at once.
-        size: of the object, in bytes; for "write" and "append" of what was written.
+        at_s: seconds of a clock that all processes share.
+        kind: "vector" is one of many ranges that were asked for at once, "whole" an object that was not opened for it.
+        size: of the object, in bytes; 0: not known.
         process: who; ranks of a job and workers of a loader differ.
+        tag: what changes when the object does; "": not known.
     """
 
     at_s: float
@@ -46,25 +62,28 @@ class Event:
     start: int = 0
     length: int = 0
     process: str = ""
+    tag: str = ""
 
 
-@dataclass(slots=True)
-class _Object:
-    size: int = 0
-    opens: int = 0
-    reads: int = 0
-    in_order: int = 0
-    jumps: int = 0
-    vectors: int = 0
-    read_bytes: int = 0
-    first: tuple[int, int] | None = None
-    next: dict[str, int] = field(default_factory=dict[str, int])
-    by_process: dict[str, int] = field(default_factory=dict[str, int])
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a process did to one object, for others.
+
+    Attributes:
+        key: of its path.
+        tag: of its content's tag; 0: not known.
+    """
+
+    key: int
+    tag: int
+    size: int
+    read_bytes: int
+    first_s: float
+    last_s: float
 
     @property
-    def passes(self) -> float:
-        """How often its bytes were read, on average."""
-        return self.read_bytes / self.size if self.size else 0.0
+    def is_mostly_read(self) -> bool:
+        return 0 < self.size * _MOSTLY <= self.read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,141 +94,322 @@ class Pattern:
         name: for people.
         profile: which one fits it.
         signals: what it was told by.
+        values: of the profile that are others for it.
     """
 
     name: str
     profile: str
     signals: tuple[str, ...]
+    values: tuple[tuple[str, str | int], ...] = ()
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether objects may be taken for what they were."""
+        return self.profile in ("training", "serving")
 
     def choice(self, known: Mapping[str, Profile]) -> Choice:
         """The profile for it. Raises KeyError if it is not known."""
-        return Choice(known[self.profile], "pattern", f"{self.name}: {'; '.join(self.signals)}")
+        why = f"{self.name}: {'; '.join(self.signals)}"
+        return Choice(known[self.profile], "pattern", why, tuple(Value(*each, self.name) for each in self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one process has seen of a folder, for others; bounded.
+
+    Attributes:
+        at_s: when it was written down, on the clock of the events.
+        pattern: what it concluded by itself.
+        has_changed: whether an object became another one.
+        marks: of the objects with the smallest keys, so that all processes tell of the same ones.
+    """
+
+    process: str
+    at_s: float
+    pattern: Pattern | None
+    has_changed: bool
+    marks: tuple[Mark, ...]
+
+
+@dataclass(slots=True)
+class _Object:
+    key: int
+    tag: int = 0
+    size: int = 0
+    opens: int = 0
+    reads: int = 0
+    read_bytes: int = 0
+    first: tuple[int, int] | None = None
+    next: int | None = None
+    first_s: float = 0.0
+    last_s: float = 0.0
+    ranges_s: float = -1.0
+    others: list[Mark] = field(default_factory=list[Mark])
+
+    @property
+    def passes(self) -> float:
+        """How often its bytes were read, on average."""
+        return self.read_bytes / self.size if self.size else 0.0
+
+    @property
+    def is_again(self) -> bool:
+        if self.passes >= 1.5 or (self.opens > 1 and self.passes > 1):
+            return True
+        if self.opens >= _ASKED_TIMES:
+            return True
+        return self.reads > 0 and any(other.last_s <= self.first_s for other in self.others)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether somebody else reads most of it too, at the same time."""
+        return self.passes >= _MOSTLY and any(
+            other.first_s <= self.last_s and self.first_s <= other.last_s for other in self.others
+        )
+
+    @property
+    def is_headed(self) -> bool:
+        """Whether the first read was at 0, and far smaller than those after it."""
+        if self.first is None or self.first[0] != 0 or self.reads < 3 or self.size < _LARGE_BYTES:
+            return False
+        rest = (self.read_bytes - self.first[1]) / (self.reads - 1)
+        return self.first[1] * 4 <= rest and rest >= _TENSOR_BYTES
+
+    @property
+    def is_from_end(self) -> bool:
+        first = self.first
+        return first is not None and self.size > 64 * 1024 and first[0] > 0 and sum(first) >= self.size
+
+    def traits(self) -> tuple[int, ...]:
+        """As Tally counts them; nothing as long as it was not read."""
+        if not self.reads:
+            return _NOTHING
+        again, shared, whole = self.is_again, self.is_shared, self.passes >= _WHOLE
+        return (
+            1, self.size, whole, whole and self.size <= _SMALL_BYTES, self.is_from_end, self.is_headed,
+            again, self.size if again else 0, shared, shared and self.size >= _LARGE_BYTES,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How many of the objects that were read are what."""
+
+    objects: int = 0
+    object_bytes: int = 0
+    whole: int = 0
+    small: int = 0
+    from_end: int = 0
+    headed: int = 0
+    again: int = 0
+    again_bytes: int = 0
+    shared: int = 0
+    shared_large: int = 0
+
+    def changed(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        if before != after:
+            for name, was, now in zip(self.__slots__, before, after, strict=True):
+                setattr(self, name, getattr(self, name) + now - was)
+
+
+_NOTHING = (0,) * 10
 
 
 class Observed:
-    """What was seen of one folder's objects; as much as fits into a fixed memory."""
+    """What was seen of one folder's objects by one process; as much as fits into a fixed memory.
+
+    Of more objects than that those with the smallest keys are watched: the same ones in every epoch.
+    """
 
     def __init__(self) -> None:
-        self._objects: OrderedDict[str, _Object] = OrderedDict()
-        self._written = 0
-        self._appended = 0
+        self._objects: dict[int, _Object] = {}
+        self._below = 1 << 64
+        self._tally = _Tally()
+        self._opens = self._reads = self._in_order = self._jumps = self._vectors = self._read_bytes = 0
+        self._written = self._appended = 0
+        self._has_changed = False
+        self._others: dict[str, Seen] = {}
+        self._settled: Pattern | None = None
+        self._settled_at = 0
 
     def tell(self, event: Event) -> None:
         """Something happened."""
+        key = _key(event.path)
+        if event.kind == "close":
+            return
         if event.kind in ("write", "append"):
             self._written += event.kind == "write"
             self._appended += event.kind == "append"
+            if key in self._objects and self._objects[key].reads:
+                self._has_changed = True
             return
-        found = self._objects.setdefault(event.path, _Object())
-        self._objects.move_to_end(event.path)
-        while len(self._objects) > _KEPT_OBJECTS:
-            self._objects.popitem(last=False)
-        found.size = event.size or found.size
-        if event.kind == "open":
-            found.opens += 1
+        if key >= self._below:
             return
-        found.reads += 1
-        found.read_bytes += event.length
-        found.by_process[event.process] = found.by_process.get(event.process, 0) + event.length
-        if event.kind == "vector":
-            found.vectors += 1
-            return
-        expected = found.next.get(event.process)
-        if found.first is None:
-            found.first = (event.start, event.length)
-        if expected is None:
-            found.in_order += event.start == 0
-        elif 0 <= event.start - expected <= _NEAR_BYTES:
-            found.in_order += 1
-        elif event.start == 0:
-            found.in_order += 1  # once more from the beginning
-        else:
-            found.jumps += 1
-        found.next[event.process] = event.start + event.length
+        found = self._objects.get(key)
+        if found is None:
+            found = self._objects[key] = _Object(key, first_s=event.at_s)
+            found.others = [
+                mark for seen in self._others.values() for mark in seen.marks if mark.key == key and mark.is_mostly_read
+            ]
+            self._make_room()
+        before = found.traits()
+        self._add(found, event)
+        if key in self._objects:
+            self._tally.changed(before, found.traits())
+
+    def learn(self, seen: Iterable[Seen]) -> None:
+        """What other processes have told by now; it takes the place of what they told before."""
+        self._others = {each.process: each for each in seen}
+        by_key: dict[int, list[Mark]] = {}
+        for each in self._others.values():
+            for mark in each.marks:
+                by_key.setdefault(mark.key, []).append(mark)
+        for key, marks in by_key.items():
+            found = self._objects.get(key)
+            tags = {mark.tag for mark in marks} | {0 if found is None else found.tag}
+            self._has_changed = self._has_changed or len(tags - {0}) > 1
+            if found is not None:
+                before = found.traits()
+                found.others = [mark for mark in marks if mark.is_mostly_read]
+                self._tally.changed(before, found.traits())
+
+    def seen(self, process: str, now_s: float) -> Seen:
+        """What others may want to know."""
+        keys = sorted(key for key, each in self._objects.items() if each.reads)[:_KEPT_MARKS]
+        marks = tuple(
+            Mark(key, each.tag, each.size, each.read_bytes, each.first_s, each.last_s)
+            for key, each in ((key, self._objects[key]) for key in keys)
+        )
+        return Seen(process, now_s, self._own(), self._has_changed, marks)
 
     def pattern(self) -> Pattern | None:
-        """What it looks like by now; None as long as it could be anything."""
-        if (self._written or self._appended) and not any(each.reads for each in self._objects.values()):
+        """What it looks like by now; None as long as it could be anything.
+
+        It changes its mind only once there is twice as much to go by as the last time; at once where objects change.
+        """
+        found = self._look()
+        if found is not None and (self._settled is None or found.name != self._settled.name):
+            evidence = self._reads + self._written + self._appended
+            if self._settled is not None and evidence < 2 * self._settled_at and not self._has_changed:
+                return self._settled
+            self._settled_at = evidence
+        if found is not None:
+            self._settled = found
+        return self._settled
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _add(self, found: _Object, event: Event) -> None:
+        self._has_changed = self._has_changed or (event.size > 0 and found.size not in (0, event.size))
+        found.size = event.size or found.size
+        found.last_s = max(found.last_s, event.at_s)
+        if event.tag:
+            tag = _key(event.tag)
+            told = {mark.tag for mark in found.others} | {found.tag}
+            self._has_changed = self._has_changed or bool(told - {tag, 0})
+            found.tag = tag
+        if event.kind in ("open", "whole") or (event.kind == "vector" and event.at_s != found.ranges_s):
+            found.opens += 1
+            self._opens += 1
+            found.next = None
+        if event.kind == "open":
+            return
+        self._reads += 1
+        self._read_bytes += event.length
+        found.reads += 1
+        found.read_bytes += event.length
+        if event.kind == "vector":
+            self._vectors += 1
+            found.ranges_s = event.at_s
+            return
+        if found.first is None:
+            found.first = (event.start, event.length)
+        is_near = found.next is not None and 0 <= event.start - found.next <= _NEAR_BYTES
+        if is_near or event.start == 0:  # 0: once more from the beginning
+            self._in_order += 1
+        elif found.next is not None or event.start + event.length < found.size:
+            self._jumps += 1
+        found.next = event.start + event.length
+
+    def _make_room(self) -> None:
+        while len(self._objects) > _KEPT_OBJECTS:
+            self._below = sorted(self._objects)[_KEPT_OBJECTS // 2]
+            for key in [key for key in self._objects if key >= self._below]:
+                self._tally.changed(self._objects.pop(key).traits(), _NOTHING)
+
+    def _look(self) -> Pattern | None:
+        if self._has_changed or any(seen.has_changed for seen in self._others.values()):
+            return Pattern("objects that change", "plain", ("one of them became another while it was watched",))
+        own = self._own()
+        if own is not None and own.comes_back:
+            return own
+        told = sorted((seen for seen in self._others.values() if seen.pattern is not None), key=lambda seen: seen.at_s)
+        theirs = next((seen.pattern for seen in reversed(told) if seen.pattern and seen.pattern.comes_back), None)
+        if theirs is None and own is None and told:
+            theirs = told[-1].pattern
+        if theirs is None:
+            return own
+        values = theirs.values if own is None or own.name == _IN_ORDER else own.values
+        return Pattern(theirs.name, theirs.profile, (*theirs.signals, "seen by another process"), values)
+
+    def _own(self) -> Pattern | None:
+        tally, written = self._tally, self._written + self._appended
+        if written and not self._reads:
             kind = "append" if self._appended > self._written else "written once"
-            return Pattern(kind, "checkpoint", (f"{self._written + self._appended} objects written, none read",))
-        objects = [each for each in self._objects.values() if each.reads]
-        reads = sum(each.reads for each in objects)
+            return Pattern(kind, "checkpoint", (f"{written} objects written, none read",))
+        how = self._how()
+        if tally.shared_large and tally.shared >= tally.objects / 2:
+            why = f"{tally.shared} of {tally.objects} objects were read by others too at the same time"
+            return Pattern("one object, many readers", "serving", (why,))
+        if tally.again >= max(1.0, tally.objects * _AGAIN_SHARE) and (
+            tally.again >= _ENOUGH_OBJECTS or tally.again_bytes >= _AGAIN_BYTES
+        ):
+            why = f"{tally.again} of {tally.objects} objects came back, unchanged"
+            name, signals, values = ("", (), ()) if how is None else (f"{how.name}, ", how.signals, how.values)
+            return Pattern(f"{name}again and again", "training", (why, *signals), values)
+        return how
+
+    def _how(self) -> Pattern | None:
+        """How objects are read, whether or not they come back."""
+        tally, reads, objects = self._tally, self._reads, self._tally.objects
         if not objects:
             return None
-        for look in (_shared, _again, _small, _random, _footers, _headers, _vectored, _in_order):
-            found = look(objects, reads)
-            if found is not None:
-                return found
+        if tally.small >= _ENOUGH_OBJECTS and tally.small >= objects * 0.8:
+            return _way("many small objects", f"{tally.small} objects of at most 1 MiB were read whole")
+        # The last one may still be under way.
+        if tally.whole and tally.whole >= (objects - 1) * 0.8:
+            why = f"{tally.whole} of {objects} objects were read whole"
+            return _way("object after object", why, read_ahead="whole")
+        jumps = f"{self._jumps} of {reads} reads jump"
+        is_random = reads >= _ENOUGH_READS and self._jumps >= reads / 2 and self._read_bytes / reads <= _SMALL_BYTES
+        rented = (self._jumps + self._opens) * _RENT_BYTES
+        if is_random and tally.object_bytes <= min(objects * _BUY_BYTES, rented):
+            why = f"{jumps}, and took longer than it takes to fetch the objects whole"
+            return _way("at random all over", why, read_ahead="whole", gap_bytes=4 * MIB)
+        if tally.from_end and tally.from_end >= objects / 2 and reads >= 3:
+            return _way("footer, then ranges", f"{tally.from_end} of {objects} objects were read from their end")
+        if is_random:
+            return _way("small reads at random", jumps)
+        if tally.headed and tally.headed >= objects / 2:
+            why = f"{tally.headed} of {objects} objects: a small read at 0, then large ones"
+            return _way("header, then tensors", why, read_ahead="whole", gap_bytes=4 * MIB)
+        if reads >= _ENOUGH_READS and self._vectors >= reads / 2:
+            return _way("many ranges at once", f"{self._vectors} of {reads} reads asked for many ranges")
+        if reads >= _ENOUGH_READS and self._in_order >= reads * 0.8:
+            return _way(_IN_ORDER, f"{self._in_order} of {reads} reads follow the one before")
         return None
 
 
-def _shared(objects: list[_Object], reads: int) -> Pattern | None:
-    shared = [o for o in objects if sum(got >= o.size / 2 > 0 for got in o.by_process.values()) > 1]
-    if not shared or len(shared) < len(objects) / 2 or max(o.size for o in shared) < _LARGE_BYTES:
-        return None
-    most = max(len(each.by_process) for each in shared)
-    return Pattern("one object, many readers", "serving", (f"{most} processes read most of the same object",))
+def _way(name: str, why: str, **values: str | int) -> Pattern:
+    return Pattern(name, "plain", (why,), tuple(values.items()))
 
 
-def _again(objects: list[_Object], reads: int) -> Pattern | None:
-    again = sum(each.passes >= 1.5 or (each.opens > 1 and each.passes > 1) for each in objects)
-    if again == 0 or again < len(objects) * _AGAIN_SHARE:
-        return None
-    in_order = sum(each.in_order for each in objects) >= reads / 2
-    name = "in order, again and again" if in_order else "at random, again and again"
-    return Pattern(name, "training", (f"{again} of {len(objects)} objects were read more than once",))
+def folder_of(path: str) -> str:
+    """The folder whose objects are used alike: those inside it that are only numbers, or KEY=VALUE, belong to it."""
+    folders = path.split("/")[:-1]
+    while len(folders) > 1 and (folders[-1].isdecimal() or "=" in folders[-1]):
+        folders.pop()
+    return "/".join(folders)
 
 
-def _small(objects: list[_Object], reads: int) -> Pattern | None:
-    small = sum(each.size <= _SMALL_BYTES and each.passes > 0.9 for each in objects)
-    if small < _ENOUGH_OBJECTS or small < len(objects) * 0.8:
-        return None
-    return Pattern("many small objects", "training", (f"{small} objects of at most 1 MiB were read whole",))
-
-
-def _footers(objects: list[_Object], reads: int) -> Pattern | None:
-    at_end = sum(_began_at_end(each) for each in objects)
-    if at_end == 0 or at_end < len(objects) / 2 or reads < 3:
-        return None
-    return Pattern("footer, then ranges", "training", (f"{at_end} of {len(objects)} objects were read from their end",))
-
-
-def _headers(objects: list[_Object], reads: int) -> Pattern | None:
-    headed = [each for each in objects if each.size >= _LARGE_BYTES and _began_with_header(each)]
-    if not headed or len(headed) < len(objects) / 2:
-        return None
-    return Pattern("header, then tensors", "serving", (f"{len(headed)} objects: a small read at 0, then large ones",))
-
-
-def _random(objects: list[_Object], reads: int) -> Pattern | None:
-    jumps = sum(each.jumps for each in objects)
-    read_bytes = sum(each.read_bytes for each in objects)
-    if reads < _ENOUGH_READS or jumps < reads / 2 or read_bytes / reads > _SMALL_BYTES:
-        return None
-    return Pattern("small reads at random", "training", (f"{jumps} of {reads} reads jump",))
-
-
-def _vectored(objects: list[_Object], reads: int) -> Pattern | None:
-    vectors = sum(each.vectors for each in objects)
-    if reads < _ENOUGH_READS or vectors < reads / 2:
-        return None
-    return Pattern("many ranges at once", "training", (f"{vectors} of {reads} reads asked for many ranges",))
-
-
-def _in_order(objects: list[_Object], reads: int) -> Pattern | None:
-    in_order = sum(each.in_order for each in objects)
-    if reads < _ENOUGH_READS or in_order < reads * 0.8:
-        return None
-    return Pattern("in order, once", "checkpoint", (f"{in_order} of {reads} reads follow the one before",))
-
-
-def _began_at_end(each: _Object) -> bool:
-    return each.first is not None and each.size > 64 * 1024 and sum(each.first) >= each.size and each.first[0] > 0
-
-
-def _began_with_header(each: _Object) -> bool:
-    """Whether the first read was at 0, and far smaller than those after it."""
-    if each.first is None or each.first[0] != 0 or each.reads < 3:
-        return False
-    rest = (each.read_bytes - each.first[1]) / (each.reads - 1)
-    return each.first[1] * 4 <= rest and rest >= _TENSOR_BYTES
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())

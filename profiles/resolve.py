@@ -1,6 +1,7 @@
 """Which values count, and where each comes from. Pure.
 
-An argument comes before a user's own profile, that before the one it extends, that before what fits the node.
+An argument comes before what was observed, that before a user's own profile, that before the one it extends, and that
+before what fits the node.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Applied:
     """One value as it counts.
 
     Attributes:
-        source: "argument", "profile NAME", "this node" or "built in".
+        source: "argument", "observed", "profile NAME", "this node" or "built in".
         reason: why it is what it is.
     """
 
@@ -44,6 +45,7 @@ def resolve(
     known: Mapping[str, Profile] | None = None,
     *,
     arguments: Mapping[str, Any] | None = None,
+    observed: Iterable[Value] = (),
     node: Iterable[Value] = (),
 ) -> Plan:
     """The values for a profile on a node.
@@ -51,6 +53,7 @@ def resolve(
     Args:
         known: all profiles by name, to find what it extends.
         arguments: what was asked for explicitly.
+        observed: what follows from how objects are used.
         node: what fits this machine.
 
     Raises:
@@ -58,7 +61,7 @@ def resolve(
     """
     found: dict[str, Applied] = {}
     asked = [Value(name, value, "asked for explicitly") for name, value in (arguments or {}).items()]
-    layers: list[tuple[str, Iterable[Value]]] = [("argument", asked)]
+    layers: list[tuple[str, Iterable[Value]]] = [("argument", asked), ("observed", observed)]
     layers += [(f"profile {each.name}", each) for each in _chain(chosen, known or {})]
     for source, values in [*layers, ("this node", node)]:
         for value in values:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from .profile import Profile
+from .profile import Profile, Value
 
 _BY_JOB = {"checkpoint": ("checkpoint", "a CheckpointJob moves checkpoints")}
 # The first that fits counts. Checkpoints come first: what lies in a step's folder is one, whatever its name.
@@ -38,11 +38,13 @@ class Choice:
     Attributes:
         source: what decided: "name", "job", "path", "pattern", or "nothing" when there was nothing to go by.
         why: a sentence for people.
+        values: of the profile that are to be others.
     """
 
     profile: Profile
     source: str
     why: str
+    values: tuple[Value, ...] = ()
 
 
 def choose(path: str, known: Mapping[str, Profile], *, name: str = "", job: str = "") -> Choice:

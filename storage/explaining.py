@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from ..profiles import Choice, Plan, choose, resolve
+from ..profiles.pattern import Observed, Seen, folder_of
 from ..profiles.profile import Profile, Value
 from ..profiles.sizing import fit
 from .errors import SettingsError
 from .node import cache_disk, this_node
+from .patterns import seen_of
 from .settings import known_profiles
+
+_PROTOCOLS = {"s3a": "s3", "gcs": "gs"}
+"""By the name that the file system itself goes by first."""
 
 
 def explain(url: str, arguments: Mapping[str, Any] | None = None) -> tuple[Choice, Plan]:
@@ -22,10 +27,34 @@ def explain(url: str, arguments: Mapping[str, Any] | None = None) -> tuple[Choic
         SettingsError: no such profile or value.
     """
     known = known_profiles()
+    name, _, path = _split(url)
+    choice = choice_of(path, known, name)
+    if choice.source == "nothing" and (seen := seen_at(url)):
+        observed = Observed()
+        observed.learn(seen)
+        pattern = observed.pattern()
+        choice = choice if pattern is None else pattern.choice(known)
+    return choice, plan_of(choice.profile, known, arguments, choice.values)
+
+
+def seen_at(url: str) -> list[Seen]:
+    """What processes of this machine have told lately of how the folder of a URL is used, newest first.
+
+    It decides where neither a name nor the path does.
+
+    Raises:
+        SettingsError: the cache's folder can't be told from the configuration.
+    """
+    _, protocol, path = _split(url)
+    return seen_of(_PROTOCOLS.get(protocol, protocol), folder_of(path)) if protocol else []
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """(profile's name or "auto", protocol or "", path)."""
     prefix, separator, rest = url.partition("::")
-    name, path = (prefix, rest) if separator else ("auto", url)
-    choice = choice_of(path.partition("://")[2] or path, known, name)
-    return choice, plan_of(choice.profile, known, arguments)
+    name, url = (prefix, rest) if separator else ("auto", url)
+    protocol, separator, path = url.partition("://")
+    return (name, protocol, path) if separator else (name, "", url)
 
 
 def choice_of(path: str, known: Mapping[str, Profile], name: str) -> Choice:
@@ -35,10 +64,15 @@ def choice_of(path: str, known: Mapping[str, Profile], name: str) -> Choice:
     return choose(path, known, name=name)
 
 
-def plan_of(profile: Profile, known: Mapping[str, Profile], arguments: Mapping[str, Any] | None = None) -> Plan:
+def plan_of(
+    profile: Profile,
+    known: Mapping[str, Profile],
+    arguments: Mapping[str, Any] | None = None,
+    observed: Iterable[Value] = (),
+) -> Plan:
     """Its values on this machine. Raises SettingsError."""
     try:
-        return resolve(profile, known, arguments=arguments, node=node_values())
+        return resolve(profile, known, arguments=arguments, observed=observed, node=node_values())
     except ValueError as error:
         raise SettingsError(f"The values of profile {profile.name} can't be used: {error}.") from error
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import builtins
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
-from ..profiles import BUILT_IN, Access, Choice, Plan, Profile
+from ..profiles import BUILT_IN, Access, Choice, Plan
 from .backends import file_system
 from .caching.opening import StoreCache, cache_for
 from .conditions import creating
 from .errors import SettingsError
 from .explaining import choice_of, plan_of
-from .observing import Observing
+from .observing import Observing, observing_for
 from .reading.buffers import buffers_of_process
 from .reading.file import ObjectFile
 from .reading.reader import Reader
@@ -47,6 +49,8 @@ _CHANGES = frozenset(
 )  # fmt: skip
 _UNUSED = frozenset(("chunksize", "max_concurrency", "fill_cache", "cache_type"))
 """Options of other file systems about how to write, which is the profile's matter here."""
+_OF_ALL = frozenset(("asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"))
+"""What libraries ask of any fsspec file system (zarr: asynchronous); it means nothing to one before another."""
 
 
 class ProfiledFileSystem(ChainedFileSystem):
@@ -83,14 +87,14 @@ class ProfiledFileSystem(ChainedFileSystem):
         self._target = (target_protocol or "", dict(target_options or {}))
         self._given: Any = fs
         self._profile = profile or self.protocol
-        self._arguments = values
+        self._arguments = {name: value for name, value in values.items() if name not in _OF_ALL}
         self._known = known_profiles() if profile else BUILT_IN
-        self._observing = Observing(self._known)
+        self._observing: Observing | None = None
         self._ours = threading.RLock()
         self._process = -1
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[tuple[str, tuple[tuple[str, Any], ...]], Plan] = {}
         self._connect()
-        self._plan_of(self._choice("x").profile)  # so that a wrong value is told now
+        self._plan_of(self._choice("x"))  # so that a wrong value is told now
 
     @property
     def fs(self) -> Any:
@@ -110,7 +114,7 @@ class ProfiledFileSystem(ChainedFileSystem):
     def explain(self, path: str) -> tuple[Choice, Plan]:
         """Which profile counts for a path, with which values, and why."""
         choice = self._choice(self._strip(path))
-        return choice, self._plan_of(choice.profile)
+        return choice, self._plan_of(choice)
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -126,17 +130,17 @@ class ProfiledFileSystem(ChainedFileSystem):
         if mode == "rb":  # block sizes and caches are the profile's matter
             path = self._strip(path)
             file = self.reader.open(path, self._access(path), self)
-            if self._is_observed(path):
-                self._observing.tell("open", path, size=file.size)
+            if observing := self._watched(path):
+                observing.tell("open", path, size=file.size, tag=file.version.tag)
                 file.on_read = self._seen
             return file
         path = self._strip(path)
         if mode in ("wb", "xb"):
             size, is_new = kwargs.pop("size", None), mode == "xb"
-            self._observing.tell("write", path)
+            self._wrote("write", path)
             return self._written(path, is_new=is_new, is_held=not autocommit, size_bytes=size, settings=kwargs)
         self.reader.forget()
-        self._observing.tell("append" if "a" in mode else "write", path)
+        self._wrote("append" if "a" in mode else "write", path)
         if not autocommit:
             kwargs["autocommit"] = False
         return self.fs.open(path, mode, **kwargs)
@@ -144,7 +148,9 @@ class ProfiledFileSystem(ChainedFileSystem):
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """A range of an object, or all of it."""
         path = self._strip(path)
-        return self.reader.get(path, self._access(path), start, end)
+        data = self.reader.get(path, self._access(path), start, end)
+        self._was_got(path, start, end, data)
+        return data
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
         """One object's bytes, or those of many by path, fetched at once."""
@@ -152,6 +158,9 @@ class ProfiledFileSystem(ChainedFileSystem):
         if isinstance(path, str) and paths == [self._strip(path)]:
             return self.cat_file(path)
         found = self.reader.get_each(paths, self._access)
+        for each, data in found.items():
+            if isinstance(data, bytes):
+                self._was_got(each, None, None, data)
         if on_error == "raise":
             _raise_first(found.values())
         return {each: found[each] for each in paths if on_error != "omit" or isinstance(found[each], bytes)}
@@ -171,10 +180,11 @@ class ProfiledFileSystem(ChainedFileSystem):
         if not len(paths) == len(begins) == len(stops):
             raise ValueError(f"there are {len(paths)} paths, {len(begins)} starts and {len(stops)} ends")
         ranges = [(self._strip(path), begin, stop) for path, begin, stop in zip(paths, begins, stops, strict=True)]
-        for path, begin, stop in ranges:
-            if begin is not None and stop is not None and self._is_observed(path):
-                self._observing.tell("vector", path, start=begin, length=max(0, stop - begin))
-        found = self.reader.get_ranges(ranges, self._access, max_gap)
+        found, now_s = self.reader.get_ranges(ranges, self._access, max_gap), time.time()
+        for (path, begin, stop), data in zip(ranges, found, strict=True):
+            observing = self._watched(path)
+            if observing is not None and begin is not None and stop is not None and isinstance(data, bytes):
+                observing.tell("vector", path, start=begin, length=len(data), now_s=now_s)
         if on_error == "raise":
             _raise_first(found)
         return found
@@ -237,7 +247,7 @@ class ProfiledFileSystem(ChainedFileSystem):
             with creating(path, is_new=is_new):
                 self.fs.pipe_file(path, value, mode=mode, **kwargs)
             return
-        self._observing.tell("write", path)
+        self._wrote("write", path)
         self._pipe(path, value, is_new=is_new, settings=kwargs)
 
     def pipe(self, path: Any, value: Any = None, **kwargs: Any) -> None:
@@ -274,7 +284,7 @@ class ProfiledFileSystem(ChainedFileSystem):
             callback.set_size(size)
         if self._makes_folders:
             self.fs.makedirs(rpath.rpartition("/")[0], exist_ok=True)
-        self._observing.tell("write", rpath)
+        self._wrote("write", rpath)
         settings = {**(kind_of(lpath) if self._is_s3 else {}), **kwargs}
         is_held = self._intrans
         with self._written(rpath, is_new=mode == "create", is_held=is_held, size_bytes=size, settings=settings) as file:
@@ -440,25 +450,46 @@ class ProfiledFileSystem(ChainedFileSystem):
 
     def _choice(self, path: str) -> Choice:
         choice = choice_of(path, self._known, self._profile)
-        return choice if choice.source != "nothing" else self._observing.choice(path) or choice
+        if choice.source != "nothing" or self._observing is None:
+            return choice
+        return self._observing.choice(path) or choice
 
-    def _is_observed(self, path: str) -> bool:
-        """Whether what happens decides about the profile, since nothing else does."""
-        return self._profile == "auto" and choice_of(path, self._known, "auto").source == "nothing"
+    def _watched(self, path: str) -> Observing | None:
+        """Who watches an object, if what happens to it decides about its profile, since nothing else does."""
+        if self._profile != "auto" or choice_of(path, self._known, "auto").source != "nothing":
+            return None
+        return self._observing
 
     def _seen(self, file: ObjectFile, start: int, length: int) -> Access | None:
-        """A read of an object that is observed; says which values count from now on, now and then."""
+        """A read of an object that is watched; says which values count from now on, now and then."""
+        assert self._observing is not None
         self._observing.tell("read", file.path, size=file.size, start=start, length=length)
         is_time = file.reads & (file.reads - 1) == 0  # looking at all that was seen takes a while
-        return self._access(file.path) if is_time else None
+        # The parts of an open file keep their size: one read gets sooner done in small ones.
+        return replace(self._access(file.path), part_bytes=file.blocksize) if is_time else None
+
+    def _wrote(self, kind: Literal["write", "append"], path: str) -> None:
+        if observing := self._watched(path):
+            observing.tell(kind, path)
+
+    def _was_got(self, path: str, start: int | None, end: int | None, data: bytes) -> None:
+        """Bytes of an object that was not opened."""
+        observing = self._watched(path)
+        if observing is None:
+            return
+        if start is None and end is None:
+            observing.tell("whole", path, size=len(data), length=len(data))
+        elif start is not None and start >= 0:
+            observing.tell("read", path, start=start, length=len(data))
 
     def _access(self, path: str) -> Access:
-        return self._plan_of(self._choice(path).profile).access
+        return self._plan_of(self._choice(path)).access
 
-    def _plan_of(self, profile: Profile) -> Plan:
-        plan = self._plans.get(profile.name)
+    def _plan_of(self, choice: Choice) -> Plan:
+        key = choice.profile.name, tuple((value.name, value.value) for value in choice.values)
+        plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[profile.name] = plan_of(profile, self._known, self._arguments)
+            plan = self._plans[key] = plan_of(choice.profile, self._known, self._arguments, choice.values)
         return plan
 
     def _connect(self) -> tuple[Any, Reader, Writer]:
@@ -466,16 +497,17 @@ class ProfiledFileSystem(ChainedFileSystem):
         if self._process != os.getpid():
             if self._process != -1:
                 self._ours = threading.RLock()  # the parent's may be held by a thread that is not here
-                self._observing.after_fork()
                 if getattr(self._given, "async_impl", False):
                     make, arguments = self._given.__reduce__()  # this one's threads are the parent's
                     self._given = make(*arguments)
             with self._ours:
                 fs: Any = self._given if self._given is not None else file_system(*self._target)
-                access = self._plan_of(self._choice("x").profile).access
+                access = self._plan_of(self._choice("x")).access
                 buffers, connections = buffers_of_process(access.memory_bytes), access.connections
                 reader = Reader(fs, buffers, connections=connections, cache=_caches(fs))
                 self._parts = fs, reader, Writer(fs, reader.fetcher, reader.forget)
+                if self._profile == "auto" and self._observing is None:
+                    self._observing = observing_for(fs, self._known)
                 self._process = os.getpid()
         return self._parts
 

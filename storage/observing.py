@@ -1,60 +1,140 @@
-"""What this process has seen of how objects are used, and the profile that follows from it."""
+"""What is seen of how objects are used, by this process and by others, and the profile that follows from it."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..profiles import Choice, Profile
-from ..profiles.pattern import Event, Kind, Observed
+from ..profiles.pattern import Event, Kind, Observed, folder_of
+from .caching.opening import store_name
+from .patterns import Patterns
 
 log = logging.getLogger(__name__)
 
 _KEPT_FOLDERS = 1024
+EVERY_S = 5.0
+WORTH_TELLING = 8
+"""Of fewer events nobody else learns anything."""
+
+
+@dataclass(slots=True)
+class _Folder:
+    observed: Observed = field(default_factory=Observed)
+    chosen: str = ""
+    events: int = 0
+    told_at: int = 0
+    told_s: float = 0.0
+    learned_s: float = 0.0
 
 
 class Observing:
-    """Watches folders, and says which profile fits what happened there. Thread-safe."""
+    """Watches folders, and says which profile fits what happened there. Thread-safe, and safe in forked children.
 
-    def __init__(self, known: Mapping[str, Profile]) -> None:
+    Args:
+        patterns: what other processes have seen, if that can be known.
+        every_s: so often it is looked what others tell, and told what was seen, at most.
+    """
+
+    def __init__(
+        self, known: Mapping[str, Profile], patterns: Patterns | None = None, *, every_s: float = EVERY_S
+    ) -> None:
+        self._every_s = every_s
         self._known = known
-        self._lock = threading.Lock()
-        self._folders: OrderedDict[str, Observed] = OrderedDict()
-        self._chosen: dict[str, str] = {}
+        self._patterns = patterns
+        self._folders: OrderedDict[str, _Folder] = OrderedDict()
+        self._begin()
 
-    def after_fork(self) -> None:
-        """In a child: the lock may be held by a thread that is not here."""
-        self._lock = threading.Lock()
-
-    def tell(self, kind: Kind, path: str, *, size: int = 0, start: int = 0, length: int = 0) -> None:
-        """Something happened to an object."""
-        event = Event(time.monotonic(), kind, path, size, start, length, str(os.getpid()))
+    def tell(
+        self,
+        kind: Kind,
+        path: str,
+        *,
+        size: int = 0,
+        start: int = 0,
+        length: int = 0,
+        tag: str = "",
+        now_s: float | None = None,
+    ) -> None:
+        """Something happened to an object, at so many seconds since the epoch; what was asked for at once has one."""
+        self._check_process()
+        name, now_s = folder_of(path), time.time() if now_s is None else now_s
+        event = Event(now_s, kind, path, size, start, length, self._process, tag)
+        told = None
         with self._lock:
-            self._folder(path).tell(event)
+            folder = self._folder(name)
+            folder.observed.tell(event)
+            folder.events += 1
+            # As soon as there is twice as much to tell, then every few seconds.
+            is_due = folder.events >= 2 * folder.told_at or now_s - folder.told_s >= self._every_s
+            if self._patterns is not None and folder.events >= WORTH_TELLING and is_due:
+                folder.told_at, folder.told_s = folder.events, now_s
+                told = folder.observed.seen(self._process, now_s)
+        if told is not None and self._patterns is not None:
+            self._patterns.tell(name, told)
 
     def choice(self, path: str) -> Choice | None:
         """The profile for an object by what happened in its folder; None as long as it could be anything."""
-        folder = path.rpartition("/")[0]
+        self._check_process()
+        name = folder_of(path)
+        self._learn(name)
         with self._lock:
-            pattern = self._folder(path).pattern()
-        if pattern is None:
-            return None
-        choice = pattern.choice(self._known)
-        if self._chosen.get(folder) != pattern.name:
-            self._chosen[folder] = pattern.name
-            log.info("%s is read by the profile %s from now on: %s", folder or path, choice.profile.name, choice.why)
+            folder = self._folder(name)
+            pattern = folder.observed.pattern()
+            if pattern is None:
+                return None
+            choice = pattern.choice(self._known)
+            is_news, folder.chosen = folder.chosen != pattern.name, pattern.name
+        if is_news:
+            log.info("%s is read by the profile %s from now on: %s", name or path, choice.profile.name, choice.why)
         return choice
 
-    def _folder(self, path: str) -> Observed:
-        folder = path.rpartition("/")[0]
-        found = self._folders.get(folder)
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._process = f"{self._pid}-{secrets.token_hex(4)}"
+        self._lock = threading.Lock()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():  # the parent tells what it has seen, and its lock may be held for ever here
+            self._begin()
+            if self._patterns is not None:
+                self._folders = OrderedDict()
+
+    def _learn(self, name: str) -> None:
+        """What others have told, now and then."""
+        if self._patterns is None:
+            return
+        now_s = time.time()
+        with self._lock:
+            folder = self._folder(name)
+            if now_s - folder.learned_s < self._every_s:
+                return
+            folder.learned_s = now_s
+        seen = self._patterns.others(name, self._process)
+        with self._lock:
+            folder.observed.learn(seen)
+
+    def _folder(self, name: str) -> _Folder:
+        found = self._folders.get(name)
         if found is None:
-            found = self._folders[folder] = Observed()
+            found = self._folders[name] = _Folder()
             if len(self._folders) > _KEPT_FOLDERS:
-                gone, _ = self._folders.popitem(last=False)
-                self._chosen.pop(gone, None)
+                self._folders.popitem(last=False)
+        else:
+            self._folders.move_to_end(name)
         return found
+
+
+def observing_for(fs: Any, known: Mapping[str, Profile]) -> Observing:
+    """For a file system; what is on this machine alone, or in one process's memory, is watched by that process only."""
+    store = store_name(fs)
+    return Observing(known, Patterns(store) if store else None)

@@ -487,13 +487,31 @@ def test_auto_goes_by_the_path_and_then_by_what_it_sees(far: Far, caplog: pytest
     assert fs.explain(weights)[0].source == "path"
     paths = [far.put(f"{n}.jpg", CONTENT[:5000]) for n in range(12)]
     assert fs.explain(paths[0])[1].profile == "plain"
-    for path in paths:
-        with fs.open(path) as file:
-            assert file.read() == CONTENT[:5000]
+    for _ in range(2):
+        for path in paths:
+            with fs.open(path) as file:
+                assert file.read() == CONTENT[:5000]
     choice, plan = fs.explain(paths[0])
     assert (plan.profile, choice.source) == ("training", "pattern")
-    assert "many small objects" in choice.why
-    assert f"{far.folder} is read by the profile training from now on: many small objects" in caplog.text
+    assert "many small objects, again and again" in choice.why
+    assert f"{far.folder} is read by the profile plain from now on: many small objects: 8 objects" in caplog.text
+    assert f"{far.folder} is read by the profile training from now on: many small objects, again" in caplog.text
+    far.put("3.jpg", CONTENT[5000:12000])
+    fresh = far.with_profile("auto")
+    for _ in range(2):
+        assert fresh.cat_file(paths[3]) == CONTENT[5000:12000]
+
+
+def test_auto_asks_each_time_once_an_object_has_changed(far: Far) -> None:
+    fs = far.with_profile("auto")
+    path = far.put("state.bin", CONTENT[:MIB])
+    for turn in range(4):
+        with fs.open(path) as file:
+            assert file.read() == CONTENT[: MIB + turn]
+        far.put("state.bin", CONTENT[: MIB + turn + 1])
+    choice, plan = fs.explain(path)
+    assert choice.why.startswith("objects that change")
+    assert plan.access.freshness_s == 0.0
 
 
 def test_auto_switches_while_a_file_is_open(store: FaultyS3) -> None:
@@ -503,7 +521,7 @@ def test_auto_switches_while_a_file_is_open(store: FaultyS3) -> None:
         for _ in range(20):
             file.seek(rng.randrange(len(CONTENT) - 5000))
             file.read(5000)
-        assert fs.explain("bkt/data/a.bin")[0].why.startswith("small reads at random")
+        assert fs.explain("bkt/data/a.bin")[0].why.startswith("at random all over")
         file.seek(0)
         assert file.read() == CONTENT
 

@@ -2,20 +2,78 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
 
 from holdshort.profiles.access import GIB, KIB, MIB
-from holdshort.profiles.pattern import Event
+from holdshort.profiles.pattern import Event, Kind
 
 Trace = list[Event]
+
+
+def stage_of(process: str) -> int:
+    """Of a process named "a#2" it is 2: it begins when those of the stages before have ended."""
+    return int(process.partition("#")[2] or 0)
+
+
+def grouped(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Ranges and objects that were asked for at once are one."""
+    group: list[Event] = []
+    for event in events:
+        together = event.kind in ("vector", "whole")
+        if group and not (together and (event.kind, event.at_s) == (group[0].kind, group[0].at_s)):
+            yield group
+            group = []
+        group.append(event)
+    if group:
+        yield group
+
+
+# -- recorded ones ---------------------------------------------------------------------------------------
+
+RECORDED = Path(__file__).parent / "recorded"
+"""Of real libraries, by benchmarks/record_traces.py."""
+
+
+def to_json(events: Sequence[Event]) -> dict[str, Any]:
+    """A trace as it is kept."""
+    paths = {event.path: event.size for event in events}
+    processes = list(dict.fromkeys(event.process for event in events))
+    kinds, names = get_args(Kind), list(paths)
+    rows = [
+        [round(event.at_s * 1000, 1), kinds.index(event.kind), names.index(event.path), event.start, event.length,
+         processes.index(event.process)]
+        for event in events
+    ]  # fmt: skip
+    return {"kinds": kinds, "paths": list(paths.items()), "processes": processes, "events": rows}
+
+
+def from_json(told: Mapping[str, Any]) -> Trace:
+    """The same again."""
+    kinds, paths, processes = told["kinds"], told["paths"], told["processes"]
+    return [
+        Event(at_ms / 1000, kinds[kind], *paths[path], start, length, processes[process])
+        for at_ms, kind, path, start, length, process in told["events"]
+    ]
+
+
+def _recorded(path: Path) -> Trace:
+    return from_json(json.loads(path.read_bytes()))
+
+
+# -- made ones -------------------------------------------------------------------------------------------
 
 
 def _whole(path: str, size: int, read: int, process: str = "a", at_s: float = 0.0) -> Iterator[Event]:
     yield Event(at_s, "open", path, size, process=process)
     for start in range(0, size, read):
         yield Event(at_s, "read", path, size, start, min(read, size - start), process)
+    yield Event(at_s, "close", path, size, process=process)
 
 
 def in_order_once() -> Trace:
@@ -33,10 +91,10 @@ def shards_in_every_epoch() -> Trace:
 
 def samples_at_random() -> Trace:
     rng = random.Random(2)
-    trace = [Event(0.0, "open", "data/samples.bin", 2 * GIB, process="a")]
+    trace = [Event(0.0, "open", "data/samples.bin", GIB, process="a")]
     for _ in range(400):
-        start = rng.randrange(0, 2 * GIB - 64 * KIB)
-        trace.append(Event(0.0, "read", "data/samples.bin", 2 * GIB, start, 64 * KIB, "a"))
+        start = rng.randrange(0, GIB - 64 * KIB)
+        trace.append(Event(0.0, "read", "data/samples.bin", GIB, start, 64 * KIB, "a"))
     return trace
 
 
@@ -67,6 +125,7 @@ def columns_of_tables() -> Trace:
         for _ in range(6):
             start = rng.randrange(0, size - 4 * MIB)
             trace.append(Event(0.0, "read", path, size, start, 2 * MIB, "a"))
+        trace.append(Event(0.0, "close", path, size, process="a"))
     return trace
 
 
@@ -80,10 +139,11 @@ def _tensors(path: str, size: int, seed: int, process: str = "a") -> Iterator[Ev
     rng.shuffle(tensors)
     for start, length in tensors:
         yield Event(0.0, "read", path, size, start, length, process)
+    yield Event(0.0, "close", path, size, process=process)
 
 
 def weights_by_one() -> Trace:
-    return [event for n in range(3) for event in _tensors(f"models/w-{n}.bin", 512 * MIB, n)]
+    return [event for n in range(8) for event in _tensors(f"models/w-{n}.bin", 256 * MIB, n)]
 
 
 def weights_by_replicas() -> Trace:
@@ -126,3 +186,4 @@ TRACES: dict[str, Callable[[], Trace]] = {
     )
 }  # fmt: skip
 """By name."""
+TRACES |= {path.stem: partial(_recorded, path) for path in sorted(RECORDED.glob("*.json"))}
