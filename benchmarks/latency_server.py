@@ -2,8 +2,9 @@
 
     python benchmarks/latency_server.py FIRST_BYTE_MS MB_PER_S_PER_CONNECTION FILE
 
-It serves FILE under every name to S3 clients (path style, any credentials), with ranges, and prints its port. A GET of
-/__stats answers with {"requests", "bytes", "most_at_once"} since the last one. Keep FILE on a RAM disk.
+It serves FILE under every name to S3 clients (path style, any credentials), with ranges, and prints its port; under a
+name with "-of-N-bytes" at its end only the first N bytes of it. A GET of /__stats answers with {"requests", "bytes",
+"most_at_once"} since the last one. Keep FILE on a RAM disk.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 _CHUNK = 256 * 1024
 _RANGE = re.compile(rb"range: *bytes=(\d+)-(\d*)", re.IGNORECASE)
+_SIZE = re.compile(rb"-of-(\d+)-bytes")
 
 
 @dataclass
@@ -69,7 +71,9 @@ def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, 
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told))
                 continue
             time.sleep(first_byte_s)
-            answer(connection, method, _RANGE.search(head), file, size, per_s, stats)
+            sized = _SIZE.search(target)
+            shown = size if sized is None else min(size, int(sized[1]))
+            answer(connection, method, _RANGE.search(head), file, shown, per_s, stats)
 
 
 def answer(

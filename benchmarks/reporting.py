@@ -92,6 +92,32 @@ def bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *, un
     sys.stdout.write(f"written: {path}\n")
 
 
+def sideways(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *, unit: str) -> None:
+    """Draw groups of bars (group → label → value, which may be negative) from left to right as PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    most = max(len(values) for values in groups.values())
+    figure, axes = plt.subplots(1, len(groups), figsize=(5.2 * len(groups), 1.4 + 0.24 * most), squeeze=False)
+    for axis, (group, values) in zip(axes[0], groups.items(), strict=True):
+        drawn = axis.barh(list(values)[::-1], list(values.values())[::-1], color="#3b6ea5")
+        axis.bar_label(drawn, [f"{value:+.1f}" for value in list(values.values())[::-1]], fontsize=7, padding=2)
+        axis.axvline(0, color="#444444", linewidth=0.8)
+        axis.margins(x=0.15)
+        axis.set_title(group, fontsize=10)
+        axis.set_xlabel(unit)
+        axis.tick_params(axis="y", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    path = RESULTS / f"{name}.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    sys.stdout.write(f"written: {path}\n")
+
+
 def _version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError
 
