@@ -3,8 +3,9 @@
     python benchmarks/latency_server.py FIRST_BYTE_MS MB_PER_S_PER_CONNECTION FILE
 
 It serves FILE under every name to S3 clients (path style, any credentials), with ranges, and prints its port; under a
-name with "-of-N-bytes" at its end only the first N bytes of it. A GET of /__stats answers with {"requests", "bytes",
-"most_at_once"} since the last one. Keep FILE on a RAM disk.
+name with "-of-N-bytes" at its end only the first N bytes of it. What is written, by one request, in parts, or by
+resumable uploads of Google Cloud Storage, is counted and thrown away; its answer comes that late after the last byte. A
+GET of /__stats answers with {"requests", "bytes", "most_at_once"} since the last one. Keep FILE on a RAM disk.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from pathlib import Path
 _CHUNK = 256 * 1024
 _RANGE = re.compile(rb"range: *bytes=(\d+)-(\d*)", re.IGNORECASE)
 _SIZE = re.compile(rb"-of-(\d+)-bytes")
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_EXPECTS = re.compile(rb"expect: *100-continue", re.IGNORECASE)
+_HOST = re.compile(rb"host: *([^\r]+)", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(rb"content-range: *bytes \d+-(\d+)/(\*|\d+)", re.IGNORECASE)
+_SUM = re.compile(rb"(x-amz-checksum-crc32c|x-amz-checksum-crc32): *([^\r]+)", re.IGNORECASE)
 
 
 @dataclass
@@ -70,6 +76,9 @@ def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, 
                 told = stats.take()
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told))
                 continue
+            if method in (b"PUT", b"POST", b"DELETE"):
+                waiting = take(connection, method, target, head, waiting, first_byte_s, per_s, stats)
+                continue
             time.sleep(first_byte_s)
             sized = _SIZE.search(target)
             shown = size if sized is None else min(size, int(sized[1]))
@@ -107,6 +116,53 @@ def answer(
                 time.sleep(early_s)
     finally:
         stats.end()
+
+
+def take(
+    connection: socket.socket,
+    method: bytes,
+    target: bytes,
+    head: bytes,
+    waiting: bytes,
+    first_byte_s: float,
+    per_s: float,
+    stats: Stats,
+) -> bytes:
+    """Receive a body no faster than one connection may, and answer; returns what came behind it."""
+    if _EXPECTS.search(head):
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    length = int(found[1]) if (found := _LENGTH.search(head)) else 0
+    stats.begin(length)
+    try:
+        got, began, room = min(length, len(waiting)), time.perf_counter(), bytearray(_CHUNK)
+        waiting = waiting[got:]
+        while got < length:
+            # Told to, the system throws away what came without a copy.
+            more = connection.recv_into(room, min(_CHUNK, length - got), socket.MSG_TRUNC)
+            if not more:
+                raise ConnectionError
+            got += more
+            early_s = got / per_s - (time.perf_counter() - began)
+            if early_s > 0.002:
+                time.sleep(early_s)
+        time.sleep(first_byte_s)
+        status, extra, body = b"200 OK", b'ETag: "one"\r\n', b""
+        if b"uploadType=resumable" in target:
+            span, host = _CONTENT_RANGE.search(head), _HOST.search(head)
+            body = b'{"name": "object", "bucket": "bucket", "size": "1", "generation": "1"}'
+            if span is None and host is not None:
+                extra = b"Location: http://%b%b&upload_id=1\r\n" % (host[1], target)
+            elif span is not None and span[2] == b"*":
+                status, extra, body = b"308 Resume Incomplete", b"Range: bytes=0-%b\r\n" % span[1], b""
+        elif method == b"POST" and target.split(b"?")[-1].startswith(b"uploads"):
+            body = b"<InitiateMultipartUploadResult><UploadId>one</UploadId></InitiateMultipartUploadResult>"
+        elif method == b"POST":
+            body = b'<CompleteMultipartUploadResult><ETag>"one-1"</ETag></CompleteMultipartUploadResult>'
+        extra += b"".join(b"%b: %b\r\n" % each for each in _SUM.findall(head))
+        connection.sendall(b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n\r\n%b" % (status, extra, len(body), body))
+    finally:
+        stats.end()
+    return waiting
 
 
 def main(first_byte_ms: str, mb_per_s: str, path: str) -> None:

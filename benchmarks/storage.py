@@ -259,13 +259,13 @@ def stats(endpoint: str) -> dict[str, float]:
         return json.load(answer)
 
 
-def timed(work: Work) -> None:
-    """Print what it took, as JSON."""
+def timed(work: Work, before_mib: float = 0.0) -> None:
+    """Print what it took, as JSON; the peak of memory above what there was before."""
     usage, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     got = work()
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
-    told = {"seconds": seconds, "got": got, "cpu_s": cpu_s, "peak_mib": peak_mib()}
+    told = {"seconds": seconds, "got": got, "cpu_s": cpu_s, "peak_mib": peak_mib() - before_mib}
     sys.stdout.write(json.dumps(told))
 
 
