@@ -24,6 +24,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/lane.py
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/storage_loading.py
+	$(BIN)/python benchmarks/storage_writing.py
 
 .venv/.demo .venv/.test .venv/.dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
