@@ -407,8 +407,12 @@ def test_of_racing_exclusive_writers_one_wins(request: pytest.FixtureRequest, tm
 def local(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Far:
     """A folder; and one where the file system has no files without names."""
     if request.param == "hidden":
-        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_WRONLY)  # as old kernels take it: EISDIR
+        _keep_hidden(monkeypatch)
     return Far("local", "file", {}, str(tmp_path))
+
+
+def _keep_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_WRONLY)  # as old kernels take it: EISDIR
 
 
 def test_a_new_file_has_the_mode_of_the_umask_and_one_that_is_replaced_keeps_its_own(local: Far) -> None:
@@ -478,18 +482,21 @@ def test_a_child_process_writes_with_what_its_parent_has_used(s3: Far, method: s
 
 @pytest.mark.parametrize("kind", ["s3", "local"])
 def test_a_forked_child_leaves_alone_what_its_parent_writes(
-    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    _keep_hidden(monkeypatch)
     far = request.getfixturevalue("s3") if kind == "s3" else Far("local", "file", {}, str(tmp_path))
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     with far.fs.open(far.path("a"), "wb") as file:
-        file.write(CONTENT[:100])
+        file.write(CONTENT[: 6 * MIB])
+        if kind == "s3":
+            eventually(lambda: far.unfinished() != [], timeout=10, what="the upload has begun")
         child = context.Process(target=leaves_what_is_not_its_own, args=(file, queue))
         child.start()
         assert "a forked child has to open its own" in queue.get(timeout=30)
         child.join(timeout=30)
-        file.write(CONTENT[100:])
+        file.write(CONTENT[6 * MIB :])
     assert far.read("a") == CONTENT
 
 
