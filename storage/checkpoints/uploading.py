@@ -149,6 +149,8 @@ def _of_file(fs: Any, path: str, relative: str, info: dict[str, Any]) -> Source:
         with fs.open(path, "rb") as file:
             while part := cast("bytes", file.read(_PART_BYTES)):
                 read += len(part)
+                if read > size:  # it may grow as fast as we read
+                    raise ObjectChanged(path)
                 yield part
         fs.invalidate_cache(path.rpartition("/")[0])
         now: dict[str, Any] = fs.info(path)

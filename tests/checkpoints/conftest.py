@@ -1,0 +1,23 @@
+"""Places for the checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.places import Place
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Where a run is, and with which options."""
+    match request.param:
+        case "local":
+            yield Place("local", str(tmp_path / "runs" / "7"))
+        case "memory":
+            yield Place("memory", f"checkpoint::memory://{tmp_path.name}/runs/7")
+        case _:
+            server = request.getfixturevalue("s3_server")
+            yield Place("s3", f"checkpoint::{request.getfixturevalue('s3_url')}/runs/7", options=server.options)

@@ -1,0 +1,43 @@
+"""Ranks that save and load with torch.distributed.checkpoint, each a process; they find what they do by its name."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def saves_and_loads(url: str, options: dict[str, Any], rank: int, ranks: int, folder: str, fails: bool) -> None:
+    """Save a tensor that is spread over the ranks, and load it; write down what came of it."""
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    from holdshort.storage.checkpoints.torch_dcp import HoldshortReader, HoldshortWriter
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    mesh = init_device_mesh("cpu", (ranks,))
+    whole = torch.arange(40_000.0).reshape(200, 200)
+    state: dict[str, Any] = {"w": distribute_tensor(whole, mesh, [Shard(0)]), "step": 5}
+    writer = HoldshortWriter(url, 5, storage_options=options)
+    if fails and rank == 1:
+        writer.write_data = _fails  # type: ignore[method-assign]
+    try:
+        dcp.save(state, storage_writer=writer)
+        found: dict[str, Any] = {"w": distribute_tensor(torch.zeros(200, 200), mesh, [Shard(1)]), "step": 0}
+        reader = HoldshortReader(url, 5, storage_options=options)
+        dcp.load(found, storage_reader=reader)
+        said = f"{torch.equal(found['w'].full_tensor(), whole)} {found['step']} {reader.step}"
+    except BaseException as error:
+        said = f"{type(error).__name__}: {error}"
+    Path(f"{folder}/answer-{rank}").write_text(said)
+    dist.destroy_process_group()
+
+
+def _fails(plan: Any, planner: Any) -> Any:
+    raise RuntimeError("out of paper")
