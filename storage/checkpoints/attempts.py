@@ -5,8 +5,8 @@
     checkpoints/<name>/<step>/<attempt>.part.<rank>       what one of several ranks has written, once it is done
     checkpoints/<name>/<step>/<attempt>.fate              "sealed" or "dead": created once, so one of the two
 
-Whoever commits first creates the fate as sealed, whoever removes files first creates it as dead. So nothing of a sealed
-attempt is ever removed while it can become visible, and nothing can be committed of which something was removed;
+Whoever commits first creates the fate as sealed, whoever removes files first creates it as dead, and looks for a manifest
+then, as the seal goes once that is there. So nothing of a sealed attempt is ever removed while it can become visible, and nothing can be committed of which something was removed;
 however wrong clocks are, and however long a process slept in between.
 """
 
@@ -219,12 +219,22 @@ class Attempt:
     def give_up(self, why: str) -> None:
         """Nothing of this attempt is to be seen. Others learn of it; what can be removed now is removed."""
         self._ended.set()
-        fate, _ = decide(self._store, self._name, self._step, self.attempt, "dead", why)
+        if self._is_visible_perhaps and not self._is_taken():
+            return  # an answer was lost, or comes late
+        decide(self._store, self._name, self._step, self.attempt, "dead", why)
         if self._ranks > 1:
             # Others may be writing: whoever collects removes the rest when all are silent.
             self._store.delete(self._lease)
-        elif fate == "dead" or not self._is_visible_perhaps or self._is_taken():
+        else:
             remove(self._store, self._name, self._step, Found(self.attempt, leases=(self._rank,)))
+
+    def abandon(self, why: str) -> None:
+        """Nothing of this attempt is to be seen, but others may still be writing to it: it is left to be collected."""
+        self._ended.set()
+        try:
+            decide(self._store, self._name, self._step, self.attempt, "dead", why)
+        except StoreError as error:
+            log.warning("Step %s of %s was given up; the store does not know: %s", self._step, self._name, error)
 
     def stop_renewing(self) -> None:
         """Nobody works on it any more; once its lease is old enough, it is collected."""

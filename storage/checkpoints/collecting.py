@@ -107,6 +107,10 @@ def _judged(
     if fate is None:
         why = f"nothing was heard of its writer for {silent:.0f} s"
         fate, why = decide(store, name, step, one.attempt, "dead", why) if really else ("dead", why)
+    if fate == "dead" and really and _winner(store, name, step) == one.attempt:
+        # It was committed since we looked, and its seal taken away: there was nothing left to decide.
+        tidy(store, name, step, one)
+        return False, "it was just committed"
     if fate == "sealed" and silent is not None and silent <= SEALED_SILENT_S:
         return False, "it was about to be committed; it goes after a week, or when the step is discarded"
     return True, why

@@ -91,9 +91,7 @@ class HoldshortWriter(FileSystemWriter):
                 f"{checkpoint_id}: the step is said where the writer is made, as in HoldshortWriter(url, step=1000); "
                 f"leave checkpoint_id away."
             )
-        if self._attempt is not None:  # an earlier try, which a rank has failed in
-            self._attempt.give_up_quietly("another rank failed")
-            self._attempt = None
+        self._abandon()
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         super().set_up_storage_writer(is_coordinator, *args, **kwargs)
@@ -105,6 +103,7 @@ class HoldshortWriter(FileSystemWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """On the coordinator: begin an attempt, and tell the ranks of it by their plans."""
+        self._abandon()
         attempt = Attempt(self._run.store, self._run.name, self._step, patience_s=self._patience_s)
         attempt.begin()
         self._attempt = attempt
@@ -139,6 +138,12 @@ class HoldshortWriter(FileSystemWriter):
             attempt.give_up_quietly(f"the coordinator failed: {type(error).__name__}: {error}")
             raise
         finally:
+            self._attempt = None
+
+    def _abandon(self) -> None:
+        """An earlier try, which a rank has failed in; torch does not tell us when it does."""
+        if self._attempt is not None:
+            self._attempt.abandon("a rank failed")
             self._attempt = None
 
     @classmethod

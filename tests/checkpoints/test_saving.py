@@ -31,7 +31,7 @@ from holdshort.storage.errors import (
 )
 from support.crashing import is_same
 from support.places import Place
-from support.ranks import saves_share
+from support.ranks import saves_and_leaves, saves_share
 from support.waiting import eventually
 
 STATE: dict[Any, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch", reason="needs torch (pip install 'holdshort
 
 from holdshort.storage import checkpoints  # noqa: E402
 from holdshort.storage.checkpoints.attempts import attempts_of  # noqa: E402
+from holdshort.storage.checkpoints.collecting import collect  # noqa: E402
 from holdshort.storage.checkpoints.manifest import file_path  # noqa: E402
 from holdshort.storage.checkpoints.runs import run_at  # noqa: E402
 from holdshort.storage.errors import NotAllowedNow  # noqa: E402
@@ -179,13 +181,11 @@ def test_a_flipped_bit_is_never_handed_out(tmp_path: Path) -> None:
     assert _is_same(found, states[1])
 
 
-def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a thread of torch's own
+def test_a_failing_writer_leaves_nothing_visible(tmp_path: Path) -> None:
     import torch.distributed.checkpoint as dcp
 
     from holdshort.storage.checkpoints.torch_dcp import HoldshortWriter
-
-    class Bad(torch.Tensor):
-        pass
 
     writer = HoldshortWriter(tmp_path / "run", 1, thread_count=2)
 
@@ -201,7 +201,10 @@ def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     dcp.save(state, storage_writer=writer, no_dist=True)  # the same writer can try again
     assert checkpoints.steps(tmp_path / "run") == [1]
     run = run_at(tmp_path / "run")
-    assert [found.leases for found in attempts_of(run.store, run.name, 1).values()] == [()]
+    assert len(attempts_of(run.store, run.name, 1)) == 2
+    collect(run.store, run.name, now=lambda: time.time() + 7200)
+    assert len(attempts_of(run.store, run.name, 1)) == 1
+    assert checkpoints.verify(tmp_path / "run").is_whole
 
 
 def test_it_saves_in_the_background(tmp_path: Path) -> None:
@@ -220,20 +223,16 @@ def test_it_saves_in_the_background(tmp_path: Path) -> None:
     assert checkpoints.verify(tmp_path / "run").is_whole
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["all is well", "one fails"])
-def test_ranks_save_one_step_together(tmp_path: Path, fails: bool) -> None:
+def test_ranks_save_one_step_together_and_nothing_is_visible_if_one_fails(tmp_path: Path) -> None:
     url, context = str(tmp_path / "run"), get_context("spawn")
-    ranks = [context.Process(target=saves_and_loads, args=(url, {}, rank, 2, str(tmp_path), fails)) for rank in (0, 1)]
+    ranks = [context.Process(target=saves_and_loads, args=(url, rank, 2, str(tmp_path))) for rank in (0, 1)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(90)
-    answers = [(tmp_path / f"answer-{rank}").read_text() for rank in (0, 1)]
-    if fails:
-        assert all("CheckpointException" in answer and "out of paper" in answer for answer in answers), answers
-        assert checkpoints.steps(url) == []
-    else:
-        assert answers == ["True 5 5"] * 2
-        assert {file.path for file in checkpoints.manifest_of(url).files} == {
-            ".metadata", "__0_0.distcp", "__1_0.distcp"
-        }  # fmt: skip
+    for rank in (0, 1):
+        failed, loaded = (tmp_path / f"answer-{rank}").read_text().split("|")
+        assert "CheckpointException" in failed
+        assert "out of paper" in failed
+        assert loaded == "[] True 5 5"
+    assert {file.path for file in checkpoints.manifest_of(url).files} == {".metadata", "__0_0.distcp", "__1_0.distcp"}

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 
-def saves_and_loads(url: str, options: dict[str, Any], rank: int, ranks: int, folder: str, fails: bool) -> None:
-    """Save a tensor that is spread over the ranks, and load it; write down what came of it."""
+def saves_and_loads(url: str, rank: int, ranks: int, folder: str) -> None:
+    """Save a tensor that is spread over the ranks, which fails first, and load it; write down what came of it."""
     import torch
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
+    from holdshort.storage import checkpoints
     from holdshort.storage.checkpoints.torch_dcp import HoldshortReader, HoldshortWriter
 
     warnings.simplefilter("ignore")
@@ -24,18 +25,22 @@ def saves_and_loads(url: str, options: dict[str, Any], rank: int, ranks: int, fo
     mesh = init_device_mesh("cpu", (ranks,))
     whole = torch.arange(40_000.0).reshape(200, 200)
     state: dict[str, Any] = {"w": distribute_tensor(whole, mesh, [Shard(0)]), "step": 5}
-    writer = HoldshortWriter(url, 5, storage_options=options)
-    if fails and rank == 1:
-        writer.write_data = _fails  # type: ignore[method-assign]
+    doomed = HoldshortWriter(url, 5)
+    if rank == 1:
+        doomed.write_data = _fails  # type: ignore[method-assign]
     try:
-        dcp.save(state, storage_writer=writer)
-        found: dict[str, Any] = {"w": distribute_tensor(torch.zeros(200, 200), mesh, [Shard(1)]), "step": 0}
-        reader = HoldshortReader(url, 5, storage_options=options)
-        dcp.load(found, storage_reader=reader)
-        said = f"{torch.equal(found['w'].full_tensor(), whole)} {found['step']} {reader.step}"
+        dcp.save(state, storage_writer=doomed)
+        failed = ""
     except BaseException as error:
-        said = f"{type(error).__name__}: {error}"
-    Path(f"{folder}/answer-{rank}").write_text(said)
+        failed = f"{type(error).__name__}: {error}"
+    visible = checkpoints.steps(url)
+    dist.barrier()
+    dcp.save(state, storage_writer=HoldshortWriter(url, 5))
+    found: dict[str, Any] = {"w": distribute_tensor(torch.zeros(200, 200), mesh, [Shard(1)]), "step": 0}
+    reader = HoldshortReader(url, 5)
+    dcp.load(found, storage_reader=reader)
+    loaded = f"{visible} {torch.equal(found['w'].full_tensor(), whole)} {found['step']} {reader.step}"
+    Path(f"{folder}/answer-{rank}").write_text(f"{failed}|{loaded}")
     dist.destroy_process_group()
 
 
