@@ -5,9 +5,10 @@
     checkpoints/<name>/<step>/<attempt>.part.<rank>       what one of several ranks has written, once it is done
     checkpoints/<name>/<step>/<attempt>.fate              "sealed" or "dead": created once, so one of the two
 
-Whoever commits first creates the fate as sealed, whoever removes files first creates it as dead, and looks for a manifest
-then, as the seal goes once that is there. So nothing of a sealed attempt is ever removed while it can become visible, and nothing can be committed of which something was removed;
-however wrong clocks are, and however long a process slept in between.
+Whoever commits first creates the fate as sealed, whoever removes files first creates it as dead, and then looks for a
+manifest, as the seal goes once that is there. So nothing of a sealed attempt is ever removed while it can become
+visible, and nothing can be committed of which something was removed; however wrong clocks are, and however long a
+process slept in between.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import ObjectNotFound
+from ..patience import PatientStore
 from ..store import Store
 from .attempts import SILENT_S, Found, attempts_of, decide, fate_of, file_below, folder_of, remove, silent_for_s, tidy
 from .manifest import read_manifest
 from .restoring import remove_step
 
+_PATIENCE_S = 30.0
 LEAST_SILENT_S = 60.0
 SEALED_SILENT_S = 7 * 24 * 3600.0
 """After how long an attempt counts as given up whose writer had decided to commit it. All else that is collected can't
@@ -51,6 +53,7 @@ def collect(
     """
     if silent_s < LEAST_SILENT_S:
         raise ValueError(f"silent_s is {silent_s:g}, and has to be at least {LEAST_SILENT_S:g}")
+    store = PatientStore(store, patience_s=_PATIENCE_S)  # a folder that goes while something is put there is trouble
     leftovers: list[Leftover] = []
     for entry in store.list(f"checkpoints/{name}"):
         if not (entry.endswith("/") and entry[:-1].isascii() and entry[:-1].isdigit()):
@@ -83,6 +86,7 @@ def discard(store: Store, name: str, step: int, *, silent_s: float = SILENT_S) -
     Also removes what `collect` leaves: an attempt whose writer died in the moment between deciding to commit and doing
     it. Nobody may be about to wake up in that moment.
     """
+    store = PatientStore(store, patience_s=_PATIENCE_S)
     remove_step(store, name, step)
     for one in attempts_of(store, name, step).values():
         silent = silent_for_s(store, name, step, one, time.time())
