@@ -205,7 +205,7 @@ def save_async(
     def copy() -> None:
         nonlocal copied_s
         begin = time.perf_counter()
-        copied[:] = _area.stage(files)
+        copied[:] = _area.stage(files, neighbours=_ranks_here(ranks))
         copied_s = time.perf_counter() - begin
 
     def run(saving: Saving, begin: float) -> Saved:
@@ -281,6 +281,12 @@ def _save_folder(saving: Saving, asked: _Asked, folder: str, begin: float) -> Sa
     sources = of_folder(folder)
     saving._staged.set()  # pyright: ignore[reportPrivateUsage]
     return Saved(_save(asked, sources), time.monotonic() - begin)
+
+
+def _ranks_here(ranks: int) -> int:
+    """How many of the ranks are on this machine, as far as torchrun tells; otherwise all might be."""
+    said = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, min(ranks, int(said) if said.isdigit() else ranks))
 
 
 def _streamed(file: StateFile) -> Source:

@@ -7,7 +7,6 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 
 from .state import StateFile
 from .tensors import Tensor, address_of, copy_into
@@ -37,13 +36,16 @@ class Area:
             self._memory, self._pid = None, os.getpid()
         if size_bytes > self.size_bytes:
             self._memory = None  # before the larger one, so that they do not add up
-            memory = mmap.mmap(-1, -(-size_bytes // _PAGE) * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with suppress(OSError, AttributeError):
-                memory.madvise(mmap.MADV_HUGEPAGE)
-            self._memory = memory
+            # Huge pages are not asked for: where memory is in pieces the first save took three times as long for them,
+            # and the others no less.
+            self._memory = mmap.mmap(-1, -(-size_bytes // _PAGE) * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
-    def stage(self, files: Sequence[StateFile]) -> list[memoryview]:
-        """Copy the files' content here, with several threads; returns each file's bytes, valid until the next time."""
+    def stage(self, files: Sequence[StateFile], *, neighbours: int = 1) -> list[memoryview]:
+        """Copy the files' content here; returns each file's bytes, valid until the next time.
+
+        Args:
+            neighbours: how many processes of this machine do the same now; they share its cores.
+        """
         self.prepare(sum(file.size_bytes + _PAGE for file in files))
         if self._memory is None:
             return [memoryview(file.head) for file in files]
@@ -70,16 +72,17 @@ class Area:
                     others.append((tensor, memory[begin:end]))
             places.append(memory[at:end])
             at = -(-end // _PAGE) * _PAGE
-        _copy(moves)
+        _copy(moves, neighbours)
         for tensor, place in others:
             copy_into(tensor, place)
         return places
 
 
-def _copy(moves: Sequence[tuple[int, int, int]]) -> None:
+def _copy(moves: Sequence[tuple[int, int, int]], neighbours: int) -> None:
     """Move memory; other threads of this process go on meanwhile."""
     size_bytes = sum(size for _, _, size in moves)
-    threads = min(_THREADS_MOST, len(os.sched_getaffinity(0)), size_bytes // (2 * _CHUNK_BYTES))
+    cores = len(os.sched_getaffinity(0)) // neighbours
+    threads = min(_THREADS_MOST, cores, size_bytes // (2 * _CHUNK_BYTES))
     waiting = iter(moves)
     lock = threading.Lock()
 
