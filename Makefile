@@ -25,6 +25,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/storage_loading.py
 	$(BIN)/python benchmarks/storage_writing.py
+	$(BIN)/python benchmarks/checkpoint_saving.py
 
 .venv/.demo .venv/.test .venv/.dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
