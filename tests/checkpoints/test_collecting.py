@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ from holdshort.storage.store import Store
 from support.places import Place
 
 LATER_S = 2 * 3600.0
+_begun: list[Attempt] = []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_goes_on() -> Iterator[None]:
+    """No lease is renewed after its test."""
+    yield
+    while _begun:
+        _begun.pop().stop_renewing()
 
 
 @pytest.fixture
@@ -30,6 +40,7 @@ def store(place: Place) -> Store:
 def begin(store: Store, step: int = 5, **options: Any) -> Attempt:
     attempt = Attempt(store, "run", step, patience_s=1, **options)
     attempt.begin()
+    _begun.append(attempt)
     return attempt
 
 

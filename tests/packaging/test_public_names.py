@@ -15,8 +15,8 @@ NAMES = [
     "RowError", "Settings", "SettingsError", "Status", "StoreUnavailable", "UnknownJob", "UnknownPool",
 ]  # fmt: skip
 CHECKPOINTS = [
-    "CopiedFile", "Leftover", "Manifest", "Pruned", "Restored", "RestoredState", "Saved", "Saving", "Verified", "collect",
-    "discard", "manifest_of", "newest_whole", "prune", "restore", "save", "save_async", "steps", "verify",
+    "CopiedFile", "Leftover", "Manifest", "Pruned", "Restored", "RestoredState", "Saved", "Saving", "Verified",
+    "collect", "discard", "manifest_of", "newest_whole", "prune", "restore", "save", "save_async", "steps", "verify",
 ]  # fmt: skip
 HEAVY = {"celery", "kombu", "pydantic", "pydantic_settings", "fsspec", "numpy", "httpx", "rich", "typer", "orjson"}
 
