@@ -189,12 +189,13 @@ class Reader:
         self, path: str, access: Access, length: int, cache: Cache | None, *, is_use: bool
     ) -> tuple[Source, bytes]:
         version, head = self.fetcher.origin.first(path, length)
+        source = self.source(path, version, access, cache, is_use=is_use)
+        source.keep(0, memoryview(head))
+        # Told last: whoever knows what it is would fetch what has come already.
         if access.freshness_s > 0:
             self._versions.put(path, version)
         if cache is not None:
             cache.remember(path, version)
-        source = self.source(path, version, access, cache, is_use=is_use)
-        source.keep(0, memoryview(head))
         return source, head
 
     def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
