@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 MIB = 2**20
 SET = samples(48)
 ALL_BYTES = sum(map(len, SET.values()))
-LARGE = bytes(range(256)) * 4096
+LARGE = random.Random(5).randbytes(2**20)
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_a_file_that_was_opened_before_works_in_the_workers(
     loader = utils.DataLoader(
         data, batch_size=None, collate_fn=tuple, num_workers=2, multiprocessing_context=way, timeout=60
     )
-    assert sorted(loader) == [(number, LARGE[number * 1000 : number * 1000 + 1000]) for number in range(30)]
-    assert data[3] == (3, LARGE[3000:4000]), "and still here"
+    assert sorted(loader) == [(number, LARGE[number * 30_000 :][:1000]) for number in range(30)]
+    assert data[3] == (3, LARGE[90_000:91_000]), "and still here"
 
 
 def test_a_file_that_is_handed_on_is_the_same_version_or_says_so(store: FaultyS3) -> None:
