@@ -110,7 +110,7 @@ def ranges_at_once() -> Trace:
     rng, trace = random.Random(3), Trace()
     for step in range(40):
         starts = sorted(rng.randrange(0, GIB - MIB) for _ in range(32))
-        trace += [Event(step, "vector", "data/table.bin", GIB, start, 128 * KIB, "a") for start in starts]
+        trace += [Event(step / 50, "vector", "data/table.bin", GIB, start, 128 * KIB, "a") for start in starts]
     return trace
 
 
