@@ -144,7 +144,13 @@ class _Object:
     first_s: float = 0.0
     last_s: float = 0.0
     ranges_s: float = -1.0
+    reach: int = 0
     others: list[Mark] = field(default_factory=list[Mark])
+
+    @property
+    def extent(self) -> int:
+        """Its size; as long as that is not known, how far reads have got."""
+        return self.size or self.reach
 
     @property
     def passes(self) -> float:
@@ -185,8 +191,8 @@ class _Object:
             return _NOTHING
         again, shared, whole = self.is_again, self.is_shared, self.passes >= _WHOLE
         return (
-            1, self.size, whole, whole and self.size <= _SMALL_BYTES, self.is_from_end, self.is_headed,
-            again, self.size if again else 0, shared, shared and self.size >= _LARGE_BYTES,
+            1, self.extent, whole, whole and self.size <= _SMALL_BYTES, self.is_from_end, self.is_headed,
+            again, self.extent if again else 0, shared, shared and self.size >= _LARGE_BYTES,
         )  # fmt: skip
 
 
@@ -317,6 +323,7 @@ class Observed:
         self._read_bytes += event.length
         found.reads += 1
         found.read_bytes += event.length
+        found.reach = max(found.reach, event.start + event.length)
         if event.kind == "vector":
             self._vectors += 1
             found.ranges_s = event.at_s

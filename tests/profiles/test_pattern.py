@@ -223,3 +223,13 @@ def test_of_many_objects_the_same_ones_are_watched_in_every_epoch_and_memory_sta
 )
 def test_folders_of_numbers_and_of_values_belong_to_the_one_they_lie_in(path: str, folder: str) -> None:
     assert folder_of(path) == folder
+
+
+def test_ranges_of_an_object_whose_size_nobody_told_are_seen_to_come_back() -> None:
+    observed = Observed()
+    for at_s in range(5):
+        for n in range(8):
+            observed.tell(Event(at_s, "vector", "d/table", 0, (at_s * 8 + n) * 10 * MIB, 128 * KIB))
+    found = observed.pattern()
+    assert found is not None
+    assert (found.name, found.profile) == ("many ranges at once, again and again", "training")

@@ -388,7 +388,8 @@ class _Reader:
             return
         folder, now = folder_of(event.path), self._loop.now
         watched = self._folder(folder)
-        watched.observed.tell(replace(event, at_s=now))
+        size = 0 if event.kind == "vector" else event.size  # who asks for ranges is not told the size
+        watched.observed.tell(replace(event, at_s=now, size=size))
         watched.events += 1
         is_due = watched.events >= 2 * watched.told_at or now - watched.told_s >= EVERY_S
         if watched.events >= WORTH_TELLING and is_due:
