@@ -60,7 +60,7 @@ def test_an_argument_comes_before_the_users_table_that_before_the_profile_and_th
     assert sources["part_bytes"] == (2 * MIB, "profile mine")
     assert sources["freshness_s"] == (inf, "profile training")
     assert sources["memory_bytes"] == (100 * MIB, "this node")
-    assert "built in" not in {source for _, source in sources.values()}
+    assert [name for name, (_, source) in sources.items() if source == "built in"] == ["when_replaced"]
     assert [applied.name for applied in plan.applied] == list(NAMES)
     assert all(applied.reason for applied in plan.applied)
     assert plan.access.connections == 3
