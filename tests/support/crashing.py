@@ -115,12 +115,13 @@ def _warm_server() -> Any:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Children do not need what our process was started as, and would import it."""
-    main = sys.modules["__main__"]
-    file, main.__file__ = main.__file__, None
+    main = vars(sys.modules["__main__"])
+    file = main.pop("__file__", None)  # a worker of pytest-xdist has none
     try:
         yield
     finally:
-        main.__file__ = file
+        if file is not None:
+            main["__file__"] = file
 
 
 class Crashes:
