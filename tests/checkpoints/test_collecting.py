@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -98,6 +98,49 @@ def test_who_decides_first_has_decided(store: Store) -> None:
     assert decide(store, "run", 5, other.attempt, "sealed", "")[0] == "sealed"
     assert decide(store, "run", 5, other.attempt, "dead", "too late")[0] == "sealed"
     assert fate_of(store, "run", 5, other.attempt)[0] == "sealed"
+
+
+class Between:
+    """A store in which something happens just before the first object of a kind is created."""
+
+    def __init__(self, store: Store, ending: str, happens: Callable[[], Any]) -> None:
+        self._store, self._ending, self._happens = store, ending, happens
+        self.happened = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def create(self, path: str, data: bytes) -> bool:
+        if path.endswith(self._ending) and not self.happened:
+            self.happened = True
+            self._happens()
+        return self._store.create(path, data)
+
+
+def test_who_commits_between_a_collectors_look_and_its_decision_keeps_all(store: Store) -> None:
+    attempt = begin(store)
+    file = write(store, attempt)
+    between = Between(store, ".fate", lambda: attempt.commit([file], timeout_s=1))
+    (left,) = collect(cast("Store", between), LATER_S)
+    assert between.happened
+    assert (left.removed, left.why) == (False, "it was just committed")
+    assert is_there(store, attempt)
+    assert [(found.leases, found.has_fate) for found in attempts_of(store, "run", 5).values()] == [((), False)]
+
+
+@pytest.mark.parametrize(("ending", "is_lost"), [(".fate", True), ("5.json", False)])
+def test_a_collector_between_two_requests_of_a_commit_breaks_nothing(store: Store, ending: str, is_lost: bool) -> None:
+    between = Between(store, ending, lambda: collect(store, LATER_S))
+    attempt = begin(cast("Store", between))
+    file = write(store, attempt)
+    if is_lost:
+        with pytest.raises(AttemptLost, match="not in the store any more"):
+            attempt.commit([file], timeout_s=1)
+    else:
+        attempt.commit([file], timeout_s=1)
+    assert between.happened
+    assert steps(store, "run") == ([] if is_lost else [5])
+    assert is_there(store, attempt) == (not is_lost)
 
 
 def test_of_collectors_and_a_writer_at_once_one_side_wins_and_nothing_broken_is_visible(store: Store) -> None:
