@@ -60,7 +60,7 @@ def collect(
             continue
         step = int(entry[:-1])
         found = attempts_of(store, name, step)
-        winner = _winner(store, name, step)
+        winner = _winner(store, name, step) if found else None
         for one in found.values():
             silent = silent_for_s(store, name, step, one, now())
             is_silent = silent is None or silent > silent_s
