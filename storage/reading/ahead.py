@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...profiles.access import KIB, Access
 
-_TIMES = 8
+_TIMES = 16
 _LEAST_READ = 32 * KIB
 _FORGIVEN = 2
 """After more jumps than this, reading in order has to prove itself for longer before anything is fetched ahead."""

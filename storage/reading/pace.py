@@ -7,7 +7,7 @@ it is too much.
 
 from __future__ import annotations
 
-_FIRST = 32
+_FIRST = 64
 _GROWTH = 1.5
 _GAIN = 1.05
 _SETTLED_S = 5.0

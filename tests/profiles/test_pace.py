@@ -23,7 +23,7 @@ def test_the_limit_grows_while_that_brings_more_and_returns_when_it_does_not() -
     assert 150 <= pace.limit <= 300
     small = Pace(512)
     run(small, saturates_at=8, seconds=4.0)
-    assert small.limit == 32
+    assert small.limit == 64
 
 
 def test_it_never_exceeds_what_is_allowed() -> None:
@@ -36,9 +36,9 @@ def test_it_never_exceeds_what_is_allowed() -> None:
 def test_a_store_that_refuses_is_asked_half_as_often_for_a_while() -> None:
     pace = Pace(64)
     pace.refused(0.0)
-    assert pace.limit == 16
+    assert pace.limit == 32
     run(pace, saturates_at=1000, seconds=4.0)
-    assert pace.limit == 16
+    assert pace.limit == 32
     for _ in range(9):
         pace.refused(4.0)
     assert pace.limit == 1

@@ -52,7 +52,7 @@ def test_reading_in_order_is_run_ahead_of_more_and_more() -> None:
     ahead, ends = ReadAhead(Access(), 10**9), list[int]()
     for number in range(20):
         ends.append(ahead.read(number * MIB, MIB) - (number + 1) * MIB)
-    assert ends[0] == 8 * MIB
+    assert ends[0] == 16 * MIB
     assert ends == sorted(ends)
     assert ends[-1] == Access().read_ahead_bytes
 
@@ -64,7 +64,7 @@ def test_what_is_fetched_ahead_stays_in_proportion_to_what_was_read(reads: list[
     for start, length in reads:
         read += length
         until = ahead.read(start, length)
-        assert start + length <= until <= start + length + 8 * (read + 256 * KIB * len(reads)) + 32 * KIB
+        assert start + length <= until <= start + length + 16 * (read + 256 * KIB * len(reads)) + 32 * KIB
 
 
 def test_reading_at_random_is_never_run_ahead_of() -> None:
