@@ -282,7 +282,13 @@ def main() -> None:
                 for arm in order.sample(arms, len(arms)):
                     if (needs := OPTIONAL.get(arm)) and find_spec(needs) is None:
                         continue
-                    one = run(arm, work, endpoint, size)
+                    try:
+                        one = run(arm, work, endpoint, size)
+                    except subprocess.CalledProcessError as error:
+                        sys.stderr.write(
+                            f"repeat {repeat + 1}/{repeats}, {work}, {arm}: ended with {error.returncode}\n"
+                        )
+                        continue
                     found.setdefault(work, {}).setdefault(arm, []).append(one)
                     sys.stderr.write(f"repeat {repeat + 1}/{repeats}, {work}, {arm}: {one['seconds']:.2f} s\n")
     told = {
@@ -362,7 +368,7 @@ def figures(runs: list[dict[str, float]], beside: list[dict[str, float]]) -> dic
     return {
         "seconds": reporting.spread([run["seconds"] for run in runs]),
         "mb_per_s": reporting.spread([run["got"] / run["seconds"] / 1e6 for run in runs]),
-        "times_s3fs": reporting.spread([b["seconds"] / run["seconds"] for run, b in zip(runs, beside, strict=True)]),
+        "times_s3fs": reporting.spread([b["seconds"] / run["seconds"] for run, b in zip(runs, beside, strict=False)]),
         "requests": reporting.spread([run["requests"] for run in runs]),
         "fetched": reporting.spread([run["bytes"] / run["got"] for run in runs]),
         "most_at_once": reporting.spread([run["most_at_once"] for run in runs]),
