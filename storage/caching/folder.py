@@ -87,8 +87,9 @@ class CacheFolder:
         self._off_until = 0.0
         (folder / "objects").mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "versions").mkdir(mode=0o700, exist_ok=True)
-        self._used = folder / "used"
-        self._used_fd = os.open(self._used, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._used_fd = os.open(folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # By its descriptor, since somebody may remove the folder; then it counts for this process alone.
+        self._used = Path(f"/proc/self/fd/{self._used_fd}")
         weakref.finalize(self, os.close, self._used_fd)
         if not (folder / "CACHEDIR.TAG").exists():
             (folder / "CACHEDIR.TAG").write_bytes(_TAG)
@@ -137,14 +138,15 @@ class CacheFolder:
         with self._writers:
             if not has_room and not self._reserve(cached, len(data)):
                 return False
-            lock = RangeLock(self._used, _CHANGING_AT, shared=True)
+            lock, counted = RangeLock(self._used, _CHANGING_AT, shared=True), 0
             try:
                 # Counted before it is written: a count is too high after a kill, never too low.
                 if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
+                    counted = len(data)
                     cached.write(start, data)
                     return True
             except OSError as error:
-                self._add(-len(data))
+                self._add(-counted)
                 self._failed(error)
             finally:
                 lock.close()
@@ -321,7 +323,7 @@ class CacheFolder:
         return False
 
     def _budget(self) -> int:
-        stat = os.statvfs(self.folder)
+        stat = os.fstatvfs(self._used_fd)
         free = stat.f_bavail * stat.f_frsize - int(stat.f_blocks * stat.f_frsize * self._keep_free)
         return min(self.most_bytes, max(0, self.used_bytes + free))
 

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,6 +400,15 @@ def test_the_commands_list_verify_and_prune(store: FaultyS3, cache: Path, tmp_pa
     assert "Nothing is cached." in run("ls").err
     assert "one of --to, --unused-for or --all" in run("prune", code=2).err
     assert "'many' is no size" in run("prune", "--to", "many", code=2).err
+
+
+def test_a_cache_folder_that_is_removed_costs_no_read(store: FaultyS3, cache: Path) -> None:
+    fs = opened(store.options)
+    with fs.open(PATH) as file:
+        assert file.read(MIB) == CONTENT[:MIB]
+        shutil.rmtree(cache)
+        assert file.read() == CONTENT[MIB:]
+    assert fs.cat_file("bkt/other") == CONTENT
 
 
 def test_a_mapped_object_stays_when_others_make_room(store: FaultyS3, cache: Path) -> None:
