@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,12 +65,12 @@ def save(
     from ..jobs import Client
     from ..jobs.identity import new_id
     from ..storage.checkpoints.copying import copy_folder
-    from .output import print_json, say
+    from .output import bytes_bar, print_json, say
 
     with Client() as client:
         if _submitted(client, pool, priority, wait=wait, json=json, action="save", name=name, source=source, step=step):
             return
-        with _bar(f"saving {name}", quiet=json) as progress:
+        with bytes_bar(f"saving {name}", quiet=json) as progress:
             found = copy_folder(client.ledger.store, source, name, step, attempt=new_id(), progress=progress)
     size_bytes = sum(file.size_bytes for file in found.files)
     if json:
@@ -118,7 +116,7 @@ def verify(
     from ..storage.checkpoints.manifest import read_manifest, steps
     from ..storage.checkpoints.manifest import verify as check
     from ..storage.errors import ObjectNotFound
-    from .output import note, print_json, say
+    from .output import bytes_bar, note, print_json, say
 
     with Client() as client:
         if _submitted(client, pool, priority, wait=wait, json=json, action="verify", name=name, step=_number(step)):
@@ -130,7 +128,7 @@ def verify(
         manifests = [read_manifest(store, name, number) for number in wanted]
         total, done = sum(file.size_bytes for manifest in manifests for file in manifest.files), 0
         wrong: dict[int, dict[str, str]] = {}
-        with _bar(f"verifying {name}", quiet=json) as progress:
+        with bytes_bar(f"verifying {name}", quiet=json) as progress:
             for manifest in manifests:
                 problems = wrong[manifest.step] = {}
                 for file, problem in check(store, manifest):
@@ -171,14 +169,14 @@ def restore(
     """
     from ..jobs import Client
     from ..storage.checkpoints.restoring import restore as restored
-    from .output import note, print_json, say
+    from .output import bytes_bar, note, print_json, say
 
     with Client() as client:
         if _submitted(
             client, pool, priority, wait=wait, json=json, action="restore", name=name, to=str(folder), step=step
         ):
             return
-        with _bar(f"restoring {name}", quiet=json) as progress:
+        with bytes_bar(f"restoring {name}", quiet=json) as progress:
             found = restored(client.ledger.store, name, folder, step=step, progress=progress)
     size_bytes = sum(file.size_bytes for file in found.manifest.files)
     if json:
@@ -251,7 +249,7 @@ def replicate(
     from ..storage.checkpoints.copying import copy_step
     from ..storage.checkpoints.manifest import steps
     from ..storage.errors import ObjectNotFound
-    from .output import print_json, say
+    from .output import bytes_bar, print_json, say
 
     with Client() as client:
         values: dict[str, Any] = {"action": "replicate", "name": name, "to": to, "step": _number(step)}
@@ -266,7 +264,7 @@ def replicate(
             raise ObjectNotFound(f"The store {store.url} holds no checkpoint of {name}.")
         copied: list[int] = []
         for number in wanted:
-            with _bar(f"replicating step {number} of {name}", quiet=json) as progress:
+            with bytes_bar(f"replicating step {number} of {name}", quiet=json) as progress:
                 if copy_step(store, target, name, number, progress=progress):
                     copied.append(number)
     there = [number for number in wanted if number not in copied]
@@ -306,19 +304,3 @@ def _wanted(step: str, committed: list[int]) -> list[int]:
     if step.isdigit():
         return [int(step)]
     return committed if step == "all" else committed[-1:]
-
-
-@contextmanager
-def _bar(what: str, *, quiet: bool) -> Generator[Callable[[int, int], None]]:
-    """Progress in bytes on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=console, disable=quiet or not console.is_terminal, transient=True,
-    )  # fmt: skip
-    with bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-import google_crc32c
-
+from ..checksums import crc32c
 from ..crc32c import of_slices
 from ..errors import NotAllowedNow, ObjectNotFound, StoreError, Unreadable
 from ..flow import unstoppable
@@ -121,7 +120,7 @@ def _holds(store: Store, at: str, file: CopiedFile) -> bool:
         return False
     flow = unstoppable()
     parts = (store.read_range(at, start, end, flow) for _, start, end in pieces(0, file.size_bytes, PIECE_BYTES))
-    return of_slices((_crc32c(part), len(part)) for part in parts) == int(file.crc32c, 16)
+    return of_slices((crc32c(part), len(part)) for part in parts) == int(file.crc32c, 16)
 
 
 def _copied(target: Store, copies: Sequence[_Copy], progress: Report) -> list[CopiedFile]:
@@ -137,7 +136,7 @@ def _copied(target: Store, copies: Sequence[_Copy], progress: Report) -> list[Co
             crc = _streamed(target, copy)
         else:
             data = copy.origin.read(start, end, flow)
-            crc = _crc32c(data)
+            crc = crc32c(data)
             if copy.token:
                 tag = parted.put(copy.at, copy.token, index, start, data, flow)
             else:
@@ -189,12 +188,8 @@ def _streamed(target: Store, copy: _Copy) -> int:
     def parts() -> Any:
         for _, start, end in pieces(0, copy.size_bytes, PIECE_BYTES):
             data = copy.origin.read(start, end, flow)
-            sums.append((_crc32c(data), len(data)))
+            sums.append((crc32c(data), len(data)))
             yield data
 
     target.upload(copy.at, parts())
     return of_slices(sums)
-
-
-def _crc32c(data: bytes) -> int:
-    return cast("int", google_crc32c.value(data))  # pyright: ignore[reportUnknownMemberType]
