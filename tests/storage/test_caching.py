@@ -403,7 +403,7 @@ def test_the_commands_list_verify_and_prune(store: FaultyS3, cache: Path, tmp_pa
 
 
 def test_a_cache_folder_that_is_removed_costs_no_read(store: FaultyS3, cache: Path) -> None:
-    fs = opened(store.options)
+    fs = opened(store.options, read_ahead="none")
     with fs.open(PATH) as file:
         assert file.read(MIB) == CONTENT[:MIB]
         shutil.rmtree(cache)
