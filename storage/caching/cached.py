@@ -6,8 +6,9 @@ import logging
 import mmap
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from ..checksums import crc32c
 from .layout import (
@@ -18,6 +19,7 @@ from .layout import (
     Subject,
     Use,
     blocks_around,
+    differing,
     entries,
     entry_at,
     missing,
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 _FLIGHTS_AT, _PIN_AT = 2**48, 2**49
 """Where locks lie: far behind any data."""
 _PIN_PATIENCE_S = 2.0
+_CHECKED_BLOCKS = 256
 _MAP_NORESERVE = 0x4000  # Linux; the module has no name for it before Python 3.13
 
 
@@ -125,19 +128,10 @@ class CachedObject:
         if got < wanted:
             self._distrust(first, last)
             return False
-        is_right = True
-        for block, expected in enumerate(sums, first):
-            # A block's bytes: some before what was asked for, some of it, some behind.
-            at = block * BLOCK_BYTES
-            until = min(at + BLOCK_BYTES, self.subject.size)
-            found = crc32c(before) if at < start else 0
-            found = crc32c(into[max(at, start) - start : min(until, end) - start], found)
-            if until > end:
-                found = crc32c(after, found)
-            if found != expected:
-                self._distrust(block, block + 1)
-                is_right = False
-        return is_right
+        wrong = self._differing(first, cast("list[int]", sums), start, into, before, after)
+        for block in wrong:
+            self._distrust(block, block + 1)
+        return not wrong
 
     def write(self, start: int, data: memoryview) -> None:
         """Keep whole blocks: from the beginning of one to the end of one, or of the object. Raises OSError."""
@@ -172,27 +166,18 @@ class CachedObject:
         Args:
             memory: of `mapped`, where they are looked at.
         """
-        found: list[int] = []
-        for block, expected in enumerate(self._sums(first, last), first):
-            at = block * BLOCK_BYTES
-            if expected is None:
-                found.append(block)
-            elif crc32c(memory[at : at + BLOCK_BYTES]) != expected:
-                found.append(block)
-                self._distrust(block, block + 1)
-        return found
+        sums = self._sums(first, last)
+        wrong = self._wrong(first, sums, memory[first * BLOCK_BYTES : last * BLOCK_BYTES])
+        return sorted([*wrong, *(first + place for place, crc in enumerate(sums) if crc is None)])
 
     def check(self) -> list[int]:
         """Read all blocks that are there; returns those whose bytes are not what was written, which are forgotten."""
         wrong: list[int] = []
-        for block, expected in enumerate(self._sums(0, self.subject.blocks)):
-            if expected is None:
-                continue
-            at = block * BLOCK_BYTES
-            data = os.pread(self._fd, min(BLOCK_BYTES, self.subject.size - at), self.subject.data_at + at)
-            if crc32c(data) != expected:
-                wrong.append(block)
-                self._distrust(block, block + 1)
+        for first in range(0, self.subject.blocks, _CHECKED_BLOCKS):
+            last = min(first + _CHECKED_BLOCKS, self.subject.blocks)
+            begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.subject.size)
+            data = os.pread(self._fd, stop - begin, self.subject.data_at + begin)
+            wrong += self._wrong(first, self._sums(first, last), memoryview(data))
         return wrong
 
     def flight(self, start: int, end: int) -> RangeLock:
@@ -215,6 +200,41 @@ class CachedObject:
     def _sums(self, first: int, last: int) -> list[int | None]:
         return sums_of(os.pread(self._fd, (last - first) * ENTRY_BYTES, entry_at(first)))
 
+    def _wrong(self, first: int, sums: Sequence[int | None], data: memoryview) -> list[int]:
+        """Which blocks of these bytes are there but not what was written; they are forgotten."""
+        wrong: list[int] = []
+        for begin, stop in _there(sums):
+            run = data[begin * BLOCK_BYTES : stop * BLOCK_BYTES]
+            wrong += (first + begin + place for place in differing(cast("list[int]", sums[begin:stop]), run))
+        for block in wrong:
+            self._distrust(block, block + 1)
+        return wrong
+
+    def _differing(
+        self, first: int, sums: list[int], start: int, into: memoryview, before: bytearray, after: bytearray
+    ) -> list[int]:
+        """Which blocks are not what was written, of those that were read into a buffer, and before and behind it."""
+        last = first + len(sums)
+        head, tail = first + bool(before), last - bool(after)
+        edges: dict[int, tuple[bytearray | memoryview, ...]] = {}
+        if head > tail:  # there is one block only, on both sides of the buffer
+            edges[first] = (before, into, after)
+            tail = head
+        else:
+            if before:
+                edges[first] = (before, into[: head * BLOCK_BYTES - start])
+            if after:
+                edges[last - 1] = (into[tail * BLOCK_BYTES - start :], after)
+        whole = into[max(0, head * BLOCK_BYTES - start) : max(0, tail * BLOCK_BYTES - start)]
+        wrong = [head + place for place in differing(sums[head - first : tail - first], whole)]
+        for block, parts in edges.items():
+            found = 0
+            for part in parts:
+                found = crc32c(part, found)
+            if found != sums[block - first]:
+                wrong.append(block)
+        return wrong
+
     def _distrust(self, first: int, last: int) -> None:
         """Forget blocks, unless they were removed meanwhile."""
         os.pwrite(self._fd, bytes((last - first) * ENTRY_BYTES), entry_at(first))
@@ -228,6 +248,18 @@ def private(fd: int, length: int, at: int = 0) -> mmap.mmap:
     """A part of a file as memory; what is written there is not written to the file, and seen by nobody else."""
     flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
     return mmap.mmap(fd, length, flags, mmap.PROT_READ | mmap.PROT_WRITE, offset=at)
+
+
+def _there(sums: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+    """Runs of blocks that are there, (first, one after the last)."""
+    begin = 0
+    for place, crc in enumerate(sums):
+        if crc is None:
+            if begin < place:
+                yield begin, place
+            begin = place + 1
+    if begin < len(sums):
+        yield begin, len(sums)
 
 
 def _from(buffers: Sequence[bytearray | memoryview], skip: int) -> list[memoryview]:

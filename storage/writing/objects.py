@@ -11,11 +11,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
-import google_crc32c
-
+from ..checksums import crc32c
 from ..errors import HoldshortError, StoreUnavailable
 from ..s3.requests import Refusal, S3Requests, code_in, refusal
 from ..trying import Again
@@ -32,7 +31,6 @@ _HEADERS = {
 }  # fmt: skip
 _MARK = "x-amz-meta-holdshort-writer"
 _CRC, _ALGORITHM = "x-amz-checksum-crc32c", "x-amz-checksum-algorithm"
-_CHUNK_BYTES = 128 * 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -308,10 +306,7 @@ class Upload:
 
 
 def _crc32c(body: bytes | memoryview) -> str:
-    crc, untyped = 0, cast("Any", google_crc32c)
-    for start in range(0, len(body), _CHUNK_BYTES):
-        crc = untyped.extend(crc, bytes(body[start : start + _CHUNK_BYTES]))  # it takes no memory that may change
-    return base64.b64encode(crc.to_bytes(4, "big")).decode()
+    return base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
 
 
 def _tag_of(parts: Sequence[Written]) -> str:

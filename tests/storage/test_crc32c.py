@@ -1,4 +1,4 @@
-"""Sums of slices say what the sum of the whole is."""
+"""Sums of bytes are those of another implementation, and sums of slices say what the sum of the whole is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import google_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdshort.storage.crc32c import joined, of_slices
+from holdshort.storage.checksums import crc32c
+from holdshort.storage.crc32c import joined, of_equal, of_slices
 from holdshort.storage.parted.cutting import PIECE_BYTES, cut, pieces, slices
 
 MIB = 2**20
@@ -51,3 +52,17 @@ def test_what_can_t_be_written_in_parts_stays_whole() -> None:
     how = cut(10**12, slice_bytes=8 * MIB, parts_most=None)
     assert list(slices(10**12, how.slice_bytes)) == [(0, 10**12)]
     assert list(slices(0, cut(0, slice_bytes=8 * MIB, parts_most=None).slice_bytes)) == [(0, 0)]
+
+
+@given(st.binary(max_size=9000), st.binary(max_size=300))
+def test_bytes_sum_up_to_the_same_whatever_holds_them(first: bytes, second: bytes) -> None:
+    expected = google_crc32c.value(first + second)
+    assert crc32c(first + second) == expected
+    assert crc32c(memoryview(bytearray(second)), crc32c(bytearray(first))) == expected
+
+
+@given(st.integers(1, 40), st.binary(max_size=400))
+def test_slices_of_one_size_are_summed_up_by_tables(size: int, data: bytes) -> None:
+    data = data[: len(data) // size * size]
+    sums = [google_crc32c.value(data[at : at + size]) for at in range(0, len(data), size)]
+    assert of_equal(sums, size) == google_crc32c.value(data)

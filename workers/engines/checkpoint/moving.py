@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-import google_crc32c
-
 from ....jobs.checkpoints.places import Places
 from ....jobs.checkpoints.restore_folder import RestoreFolder
 from ....jobs.checkpoints.uploads import Upload, Uploads
 from ....jobs.rows import Row, RowError
 from ....storage.checkpoints.manifest import file_path
 from ....storage.checkpoints.origins import Committed, Origin, Source
-from ....storage.checksums import Sum
+from ....storage.checksums import Sum, crc32c
 from ....storage.errors import NotAllowedNow, ObjectNotFound, StoreUnavailable, Unreadable, UploadGone
 from ....storage.flow import Flow
 from ....storage.parted.cutting import PIECE_BYTES
@@ -215,7 +213,7 @@ def _there(destination: Destination, path: str, start: int, end: int, flow: Flow
 
 
 def _summed(data: bytes) -> Moved:
-    return Moved(len(data), cast("int", google_crc32c.value(data)))  # pyright: ignore[reportUnknownMemberType]
+    return Moved(len(data), crc32c(data))
 
 
 def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
