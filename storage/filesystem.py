@@ -349,8 +349,8 @@ class ProfiledFileSystem(ChainedFileSystem):
 
         Args:
             items: paths; or a sampler, or anything else that yields what `path` makes paths of.
-            ahead_bytes: how far ahead of the readers at most; by default a twentieth of the cache, 64 MiB to 1 GiB, and
-                never more than half of it.
+            ahead_bytes: how much is fetched ahead of the readers at most, and never more than half of the cache; by
+                default a twentieth of it, 64 MiB to 1 GiB, and a thirty-second while it is full.
             ahead_objects: the same in objects; by default 512.
         """
         from .loading.prefetch import Prefetch

@@ -152,15 +152,17 @@ class CacheFolder:
                 lock.close()
         return False
 
+    def has_room(self, more: int) -> bool:
+        """Whether there is room for so much more without anything leaving."""
+        return self.used_bytes + more <= self._budget()
+
     def make_room(self, cached: CachedObject, more: int, coming: Mapping[str, int]) -> bool:
         """See that there is room for so much more of an object, whose turn comes in a known order; whether there is.
 
         Args:
             coming: in how many steps the store's objects are read next, by path.
         """
-        if self.used_bytes + more <= self._budget():
-            return True
-        return self._make_room(_group(cached.subject), more, cached.subject, coming)
+        return self.has_room(more) or self._make_room(_group(cached.subject), more, cached.subject, coming)
 
     def remove(self, key: str, held_bytes: int) -> bool:
         """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""
@@ -315,7 +317,7 @@ class CacheFolder:
         if now < self._refused.get(group, 0.0):
             return False
         self._count_now_and_then()
-        if self.used_bytes + more <= self._budget() or self._make_room(group, more):
+        if self.has_room(more) or self._make_room(group, more):
             return True
         if len(self._refused) > 10_000:
             self._refused.clear()
@@ -357,7 +359,9 @@ class CacheFolder:
             if wanted <= 0:
                 return True
             leaving: list[Resident] = []
-            for much in (max(wanted, int(budget * _ROOM_SHARE)), wanted):
+            # In a known order, what leaves needlessly may be what comes next.
+            muches = (wanted,) if order is not None else (max(wanted, int(budget * _ROOM_SHARE)), wanted)
+            for much in muches:
                 leaving = leaving or victims(
                     residents,
                     wanted_bytes=much,

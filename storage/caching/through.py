@@ -66,6 +66,10 @@ class CachedSource:
                 return fetched
         return fetched + self.behind.read_into(start, into, progress)
 
+    def has_room(self, more: int) -> bool:
+        """Whether there is room for so much more without anything leaving."""
+        return self._folder.has_room(more)
+
     def make_room(self, more: int, coming: Mapping[str, int]) -> bool:
         """See CacheFolder.make_room."""
         return self._folder.make_room(self.cached, more, coming)

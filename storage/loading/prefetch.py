@@ -20,6 +20,7 @@ from ..caching.through import CachedSource
 from ..errors import SettingsError
 from ..reading.origin import Abandoned
 from ..reading.ranges import parts
+from ..reading.reader import HEAD_BYTES
 
 if TYPE_CHECKING:
     from ..filesystem import ProfiledFileSystem
@@ -29,12 +30,16 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 _SHARE, _LEAST_BYTES, _MOST_BYTES = 20, 64 * MIB, GIB
-"""By default a twentieth of the cache: what is brought early is room that the others' residents lose."""
+_FULL_SHARE = 32
+"""Once the cache is full, what is brought early takes the room of what would have been read from it later: then a
+thirty-second part of it is enough to lose less than a twentieth of the hits."""
 _AHEAD_OBJECTS = 512
 _KNOWN = 1_000_000
 _LOOK_S = 0.05
 _GIVE_UP_S = 0.5
 """So long nothing is fetched ahead after the cache had no room."""
+_PAUSE_SHARE = 10
+"""So many times as long as it took to see that all that is there is needed sooner."""
 
 
 class Prefetch(Generic[Item]):
@@ -135,9 +140,13 @@ def prefetch(
 
 @dataclass(slots=True)
 class _Ahead:
-    """An object that was begun."""
+    """An object that was begun.
 
-    size: int = 0
+    Attributes:
+        lacking_bytes: what was not there of it when its turn came.
+    """
+
+    lacking_bytes: int = 0
     parts_left: int = 1
     is_at_hand: bool = False
     has_passed: bool = False
@@ -150,26 +159,30 @@ class _Window:
     """What is ahead of the readers, by place in the order."""
 
     begun: dict[int, _Ahead] = field(default_factory=dict[int, _Ahead])
-    ahead_bytes: int = 0
+    lacking_bytes: int = 0
     largest_bytes: int = 0
 
     def begin(self, place: int) -> _Ahead:
-        """As long as its size is not known, it counts as much as the largest so far."""
+        """As long as it is not known what it lacks, it counts as much as the largest so far has."""
         self.begun[place] = found = _Ahead()
-        self.is_of(found, self.largest_bytes)
+        self._lacks(found, self.largest_bytes)
         return found
 
-    def is_of(self, one: _Ahead, size: int) -> None:
-        if not one.has_passed:
-            self.ahead_bytes += size - one.size
-            one.size = size
+    def found(self, one: _Ahead, size: int, lacking_bytes: int) -> None:
+        """What an object is, and lacks, is known now."""
         self.largest_bytes = max(self.largest_bytes, size)
+        self._lacks(one, lacking_bytes)
 
     def passed(self, place: int) -> None:
         one = self.begun.pop(place, None)
         if one is not None:
-            self.ahead_bytes -= one.size
+            self._lacks(one, 0)
             one.has_passed = True
+
+    def _lacks(self, one: _Ahead, lacking_bytes: int) -> None:
+        if not one.has_passed:
+            self.lacking_bytes += lacking_bytes - one.lacking_bytes
+            one.lacking_bytes = lacking_bytes
 
 
 class _Run:
@@ -189,8 +202,10 @@ class _Run:
         self._paths = paths
         self._by_reads = by_reads
         access = fs.explain(paths[0])[1].access if paths else Access()
-        share = max(_LEAST_BYTES, min(_MOST_BYTES, access.cache_bytes // _SHARE))
-        self._ahead_bytes = max(1, min(ahead_bytes or min(share, access.cache_bytes // 4), access.cache_bytes // 2))
+        wide = max(_LEAST_BYTES, min(_MOST_BYTES, access.cache_bytes // _SHARE))
+        self._wide_bytes = max(1, min(ahead_bytes or min(wide, access.cache_bytes // 4), access.cache_bytes // 2))
+        self._full_bytes = ahead_bytes or max(1, min(self._wide_bytes, access.cache_bytes // _FULL_SHARE))
+        self._ahead_bytes = self._full_bytes  # until it is known that there is room for more
         self._ahead_objects = min(ahead_objects or _AHEAD_OBJECTS, 65536)
         self._began_s = time.time()
         self._news = threading.Condition()
@@ -262,11 +277,11 @@ class _Run:
             yield
 
     def _may_begin(self) -> bool:
-        return (
-            self._next < len(self._paths)
-            and len(self._window.begun) < self._ahead_objects
-            and (not self._window.begun or 0 < self._window.ahead_bytes < self._ahead_bytes)
-        )
+        window = self._window
+        if self._next >= len(self._paths) or len(window.begun) >= self._ahead_objects:
+            return False
+        # The second one waits until it is known how large the first is.
+        return not window.begun or (window.largest_bytes > 0 and window.lacking_bytes < self._ahead_bytes)
 
     def _notice(self) -> None:
         """What others have opened since it was brought has been read; so has what lies far before that."""
@@ -290,7 +305,11 @@ class _Run:
             if self._is_closed or time.monotonic() < self._no_room_until:
                 return 0
             access = self._fs.explain(path)[1].access
-            source, head = self._reader.first(path, access, is_use=False)
+            self._promised(HEAD_BYTES)  # they are kept as soon as they come
+            try:
+                source, head = self._reader.first(path, access, is_use=False)
+            finally:
+                self._promised(-HEAD_BYTES)
             came = len(head)
             if not isinstance(source, CachedSource):
                 self._useless(f"{path} is not cached")
@@ -303,18 +322,24 @@ class _Run:
             size = source.version.size
             lacking = sum(end - start for start, end in source.cached.missing(0, size))
             with self._news:
-                self._window.is_of(one, size)
+                self._ahead_bytes = self._wide_bytes if source.has_room(self._wide_bytes) else self._full_bytes
+                self._window.found(one, size, lacking + len(head))
                 self._promised_bytes += lacking
                 promised = self._promised_bytes
                 self._news.notify_all()
+            looked_s = time.monotonic()
             if lacking and not source.make_room(promised, self._coming(place)):
+                # What is there is needed sooner. To look again is dear where much is there.
                 self._promised(-lacking)
-                self._no_room(path)
+                self._no_room_until = time.monotonic() + _PAUSE_SHARE * (time.monotonic() - looked_s)
+                log.info("%s is not fetched ahead: all that the cache holds is needed sooner.", path)
                 return came
             source.keep(0, memoryview(head), has_room=True)
             gaps = source.cached.missing(0, size)
             self._promised(sum(end - start for start, end in gaps) - lacking)
-            pieces = [piece for gap in gaps for piece in _parts(*gap, access.part_bytes)]
+            # So that all connections have something to do, however little may be fetched ahead.
+            part_bytes = max(MIB, min(access.part_bytes, self._ahead_bytes // access.connections))
+            pieces = [piece for gap in gaps for piece in _parts(*gap, part_bytes)]
             one.parts_left += len(pieces)
             for start, end in pieces:
                 self._reader.fetcher.submit(

@@ -20,7 +20,7 @@ from .file import ObjectFile
 from .origin import Cache, Direct, Origin, Progress, Source, Version, origin_of
 from .ranges import Request, coalesced, parts
 
-_HEAD_BYTES = 256 * KIB
+HEAD_BYTES = 256 * KIB
 """What comes with the answer to "what is this object?": most headers fit, and it costs 3 ms of transfer."""
 _KEPT_VERSIONS = 65536
 
@@ -122,7 +122,7 @@ class Reader:
         return found
 
     def first(
-        self, path: str, access: Access, length: int = _HEAD_BYTES, *, is_use: bool = True
+        self, path: str, access: Access, length: int = HEAD_BYTES, *, is_use: bool = True
     ) -> tuple[Source, bytes]:
         """The way to an object's bytes, and the first of them, if it had to be asked what it is.
 
