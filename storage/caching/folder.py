@@ -27,7 +27,7 @@ import orjson
 from ..reading.origin import Version
 from .cached import CachedObject
 from .eviction import Resident, victims
-from .layout import HEADER_BYTES, Subject, Use, subject_of
+from .layout import BLOCK_BYTES, HEADER_BYTES, Subject, Use, subject_of
 from .locks import RangeLock
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,10 @@ class CacheFolder:
                     found.used(time.time())
                 return found
             try:
-                found = self._find(key, subject, is_use) or self._make(key, subject, is_use)
+                found = self._find(key, subject, is_use)
+                # Whoever fetches ahead makes room once it is known what is lacking.
+                if found is None and (not is_use or self._reserve(subject, min(subject.size, BLOCK_BYTES))):
+                    found = self._make(key, subject, is_use)
             except OSError as error:
                 self._failed(error)
                 return None
@@ -136,7 +139,7 @@ class CacheFolder:
         if time.monotonic() < self._off_until:
             return False
         with self._writers:
-            if not has_room and not self._reserve(cached, len(data)):
+            if not has_room and not self._reserve(cached.subject, len(data)):
                 return False
             lock, counted = RangeLock(self._used, _CHANGING_AT, shared=True), 0
             try:
@@ -162,7 +165,11 @@ class CacheFolder:
         Args:
             coming: in how many steps the store's objects are read next, by path.
         """
-        return self.has_room(more) or self._make_room(_group(cached.subject), more, cached.subject, coming)
+        if self.has_room(more) or self._make_room(_group(cached.subject), more, cached.subject, coming):
+            return True
+        if not cached.held_bytes():
+            self.remove(_key(cached.subject), 0)
+        return False
 
     def remove(self, key: str, held_bytes: int) -> bool:
         """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""
@@ -310,9 +317,9 @@ class CacheFolder:
         if cached is not None:
             self.remove(_key(subject), cached.held_bytes())
 
-    def _reserve(self, cached: CachedObject, more: int) -> bool:
+    def _reserve(self, subject: Subject, more: int) -> bool:
         """Whether there is room for so much more of an object, or could be made."""
-        group = _group(cached.subject)
+        group = _group(subject)
         now = time.monotonic()
         if now < self._refused.get(group, 0.0):
             return False

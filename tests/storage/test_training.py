@@ -248,6 +248,17 @@ def test_a_cache_too_small_for_the_set_is_used_as_far_as_it_goes(store: FaultyS3
     assert CacheFolder(cache, budget).count() <= budget
 
 
+@pytest.mark.parametrize("prefetching", [False, True])
+def test_what_a_full_cache_does_not_keep_leaves_no_file_in_it(store: FaultyS3, cache: Path, prefetching: bool) -> None:
+    fs = opened(store.options, cache_bytes=ALL_BYTES // 3)
+    for _ in range(2):
+        for path in fs.prefetch(SET) if prefetching else SET:
+            assert fs.cat_file(path) == SET[path]
+    held = {entry.subject.path: entry.held_bytes for entry in CacheFolder(cache, ALL_BYTES).entries()}
+    assert 0 < len(held) < len(SET) / 2
+    assert all(held.values())
+
+
 def test_without_a_cache_nothing_is_fetched_ahead_and_that_is_said(
     store: FaultyS3, caplog: pytest.LogCaptureFixture
 ) -> None:
