@@ -477,6 +477,25 @@ def test_what_is_known_to_be_unchanged_is_not_asked_for_again(store: FaultyS3) -
     assert store.gets == 2
 
 
+def test_objects_like_their_siblings_come_by_one_request_each(store: FaultyS3) -> None:
+    sizes = {
+        "bkt/set/a": 600_000,
+        "bkt/set/b": 600_000,
+        "bkt/set/smaller": 1000,
+        "bkt/set/c": 1000,
+        "bkt/set/larger": 900_000,
+    }
+    store.contents.update({path: CONTENT[:size] for path, size in sizes.items()})
+    reader = _reader(store, Buffers(64 * MIB))
+    asked: list[int] = []
+    for path, size in sizes.items():
+        before = store.gets
+        assert reader.get(path, _access()) == CONTENT[:size]
+        asked.append(store.gets - before)
+    assert asked == [2, 1, 1, 1, 2]
+    assert store.served_bytes == sum(sizes.values())
+
+
 # -- auto:: ----------------------------------------------------------------------------------------------
 
 
