@@ -33,11 +33,25 @@ with suppress(ImportError):
     import s3fs  # noqa: F401 - warm
 
 Kind = Literal["kill", "kill async", "raise", "trouble", "kill a rank"]
+BreachKind = Literal["not_whole", "lost", "not_restored"]
 _LATER, _MUCH_LATER = 7200.0, 8 * 86400.0
 
 
 class Planned(Exception):
     """What a writer fails with, as planned."""
+
+
+class Breach(AssertionError):
+    """What must not be, and was found after a crash.
+
+    Attributes:
+        what: something is visible that was not committed whole, a committed step is gone, or a restore does not find
+            the last.
+    """
+
+    def __init__(self, what: BreachKind, says: str) -> None:
+        super().__init__(says)
+        self.what = what
 
 
 def state_of(step: int, rank: int = 0) -> dict[str, Any]:
@@ -141,7 +155,7 @@ class Crashes:
         self._context = _warm_server()
 
     def round(self, kind: Kind, after: Callable[[], None] = lambda: None) -> None:
-        """One crash, and a look at what is there. Raises AssertionError if it is not as promised.
+        """One crash, and a look at what is there. Raises Breach if it is not as promised.
 
         Args:
             after: called when all has happened, before the look.
@@ -184,21 +198,28 @@ class Crashes:
         committed = {each[0] for each in said if isinstance(each, tuple)}
         run = run_at(self.url, self.options)
         visible = set(steps(run.store, run.name))
-        gone = committed - visible
-        assert not gone, f"{kind}: committed, but not there: {gone}"
-        lost = self._known - visible
-        assert not lost, f"{kind}: steps that were there are gone: {lost}"
+        if gone := committed - visible:
+            raise Breach("lost", f"{kind}: committed, but not there: {gone}")
+        if lost := self._known - visible:
+            raise Breach("lost", f"{kind}: steps that were there are gone: {lost}")
         for step in sorted(visible - self._known):
             for rank in range(ranks):
-                # Raises Corrupt for a step that is visible and not whole.
-                restored = checkpoints.restore(
-                    self.url, step=step, rank=rank, ranks=ranks, storage_options=self.options
-                )
-                assert is_same(state_of(step, rank), restored.state), f"{kind}: step {step} has another content"
+                try:
+                    restored = checkpoints.restore(
+                        self.url, step=step, rank=rank, ranks=ranks, storage_options=self.options
+                    )
+                except HoldshortError as error:
+                    raise Breach("not_whole", f"{kind}: step {step} is visible and not whole: {error}") from error
+                if not is_same(state_of(step, rank), restored.state):
+                    raise Breach("not_whole", f"{kind}: step {step} has another content")
             self.seen["committed and not said"] += step not in committed
         if visible:
-            newest = checkpoints.newest_whole(self.url, storage_options=self.options)
-            assert newest.step == max(visible), f"{kind}: restore finds {newest.step}, not {max(visible)}"
+            try:
+                newest = checkpoints.newest_whole(self.url, storage_options=self.options)
+            except HoldshortError as error:
+                raise Breach("not_restored", f"{kind}: restore finds nothing: {error}") from error
+            if newest.step != max(visible):
+                raise Breach("not_restored", f"{kind}: restore finds {newest.step}, not {max(visible)}")
         self.seen[kind] += 1
         self.seen["steps committed"] += len(visible - self._known)
         self.seen["saves that failed"] += sum(isinstance(each, str) for each in said)
@@ -217,11 +238,13 @@ class Crashes:
         self.seen["attempts left sealed"] += len(sealed)
         assert not [one for one in collecting.collect(run.store, run.name, now=lambda: time.time() + _MUCH_LATER)
                     if not one.removed]  # fmt: skip
-        assert set(steps(run.store, run.name)) == self._known
+        if set(steps(run.store, run.name)) != self._known:
+            raise Breach("lost", f"of {self._known} there are {set(steps(run.store, run.name))} after collecting")
         if self._known:
             checkpoints.prune(self.url, 3, storage_options=self.options)
             kept = set(steps(run.store, run.name))
             assert kept == set(sorted(self._known)[-3:])
             for step in kept:
-                assert checkpoints.verify(self.url, step, storage_options=self.options).is_whole
+                if not checkpoints.verify(self.url, step, storage_options=self.options).is_whole:
+                    raise Breach("not_whole", f"step {step} is not whole after pruning")
             self._known = kept
