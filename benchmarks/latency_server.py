@@ -2,10 +2,11 @@
 
     python benchmarks/latency_server.py FIRST_BYTE_MS MB_PER_S_PER_CONNECTION FILE
 
-It serves FILE under every name to S3 clients (path style, any credentials), with ranges, and prints its port; under a
-name with "-of-N-bytes" at its end only the first N bytes of it. What is written, by one request, in parts, or by
-resumable uploads of Google Cloud Storage, is counted and thrown away; its answer comes that late after the last byte. A
-GET of /__stats answers with {"requests", "bytes", "most_at_once"} since the last one. Keep FILE on a RAM disk.
+It serves FILE under every name to S3 clients (path style, any credentials) and to those of Google Cloud Storage (JSON
+API), with ranges, and prints its port; under a name with "-of-N-bytes" at its end only the first N bytes of it. What is
+written, by one request, in parts, or by resumable uploads, is counted and thrown away; its answer comes that late after
+the last byte. A GET of /__stats answers with {"requests", "bytes", "most_at_once"} since the last one. Keep FILE on a
+RAM disk.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 _CHUNK = 256 * 1024
 _RANGE = re.compile(rb"range: *bytes=(\d+)-(\d*)", re.IGNORECASE)
@@ -28,6 +30,8 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _EXPECTS = re.compile(rb"expect: *100-continue", re.IGNORECASE)
 _HOST = re.compile(rb"host: *([^\r]+)", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(rb"content-range: *bytes \d+-(\d+)/(\*|\d+)", re.IGNORECASE)
+_ABOUT = re.compile(rb"/storage/v1/b/([^/?]+)(?:/(o|storageLayout))?(?:/([^?]+))?(\?.*\balt=media\b)?")
+"""What Google Cloud Storage tells of a bucket, a listing or an object; with alt=media it is the object itself."""
 _SUM = re.compile(rb"(x-amz-checksum-crc32c|x-amz-checksum-crc32): *([^\r]+)", re.IGNORECASE)
 
 
@@ -82,7 +86,28 @@ def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, 
             time.sleep(first_byte_s)
             sized = _SIZE.search(target)
             shown = size if sized is None else min(size, int(sized[1]))
+            asked = _ABOUT.match(target)
+            if asked is not None and asked[4] is None:
+                tell(connection, asked, shown, stats)
+                continue
             answer(connection, method, _RANGE.search(head), file, shown, per_s, stats)
+
+
+def tell(connection: socket.socket, asked: re.Match[bytes], size: int, stats: Stats) -> None:
+    """What Google Cloud Storage says of an object, or of a bucket; no listing has anything."""
+    stats.begin(0)
+    about: dict[str, object] = {"locationType": "region", "items": []}
+    if asked[3]:
+        name = unquote(asked[3].decode())
+        about = {
+            "bucket": asked[1].decode(), "name": name, "size": str(size), "generation": "1", "metageneration": "1",
+            "etag": "one", "updated": "2026-01-01T00:00:00.000Z", "timeCreated": "2026-01-01T00:00:00.000Z",
+        }  # fmt: skip
+    told = json.dumps(about).encode()
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told)
+    )
+    stats.end()
 
 
 def answer(
@@ -102,7 +127,7 @@ def answer(
     length = last - first + 1
     connection.sendall(
         b'HTTP/1.1 %b\r\nETag: "one"\r\nAccept-Ranges: bytes\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
-        b"%bContent-Length: %d\r\n\r\n" % (status, extra, length)
+        b"X-Goog-Generation: 1\r\n%bContent-Length: %d\r\n\r\n" % (status, extra, length)
     )
     if method == b"HEAD":
         return
