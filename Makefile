@@ -15,7 +15,7 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: .venv/.dev
+bench: .venv/.bench
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/broker.py
 	$(BIN)/python benchmarks/yield_latency.py
@@ -23,11 +23,8 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/lane.py
 	$(BIN)/python benchmarks/storage.py
-	$(BIN)/python benchmarks/storage_loading.py
-	$(BIN)/python benchmarks/storage_writing.py
-	$(BIN)/python benchmarks/checkpoint_saving.py
 
-.venv/.demo .venv/.test .venv/.dev: pyproject.toml
+.venv/.demo .venv/.test .venv/.dev .venv/.bench: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[$(patsubst .venv/.%,%,$@)]'
 	touch $@

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import reporting
-import storage
+from rows import far_store
 from support.replaying import replay
 from support.simulating import cost
 from support.traces import TRACES
@@ -46,7 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.arm:
         trace, profile, endpoint = given.arm
-        sys.stdout.write(json.dumps(replay(TRACES[trace](), profile, storage._options(endpoint))))
+        sys.stdout.write(json.dumps(replay(TRACES[trace](), profile, far_store.options(endpoint))))
         return
     measured = measure(given.trace or MEASURED, 1 if given.quick else 3)
     traces: dict[str, Any] = {}
@@ -71,8 +71,8 @@ def main() -> None:
         "measured": {name: 100 * each["measured_regret"] for name, each in traces.items() if "measured" in each},
     }
     reporting.sideways("auto", "What auto:: costs more than the best of the fixed profiles (%)", shown, unit="%")
-    reporting.write("auto", {"quick": given.quick, "seed": SEED, "first_byte_ms": storage.FIRST_BYTE_MS,
-                             "mb_per_s_per_connection": storage.MB_PER_S, "traces": traces})  # fmt: skip
+    reporting.write("auto", {"quick": given.quick, "seed": SEED, "first_byte_ms": far_store.FIRST_BYTE_MS,
+                             "mb_per_s_per_connection": far_store.MB_PER_S, "traces": traces})  # fmt: skip
 
 
 def regret(costs: dict[str, float]) -> float:
@@ -85,14 +85,14 @@ def measure(names: Any, repeats: int) -> dict[str, dict[str, list[tuple[float, f
     """(seconds waited, bytes fetched) of each repeat, by trace and arm."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     order = random.Random(SEED)
-    with storage.store(1024 * storage.MIB) as endpoint:
+    with far_store.store(1024 * far_store.MIB) as endpoint:
         for repeat in range(repeats):
             for name in names:
                 for arm in order.sample(ARMS, len(ARMS)):
-                    storage.stats(endpoint)
+                    far_store.stats(endpoint)
                     with tempfile.TemporaryDirectory() as cache:
                         seconds = _run(name, arm, endpoint, cache)
-                    got = storage.stats(endpoint)["bytes"]
+                    got = far_store.stats(endpoint)["bytes"]
                     found.setdefault(name, {}).setdefault(arm, []).append((seconds, got))
                     sys.stderr.write(f"repeat {repeat + 1}/{repeats}, {name}, {arm}: {seconds:.2f} s\n")
     return found

@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
         "load_1m": os.getloadavg()[0],
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: version_of(name) for name in packages},
     }
 
 
@@ -118,7 +118,7 @@ def sideways(name: str, title: str, groups: Mapping[str, Mapping[str, float]], *
     sys.stdout.write(f"written: {path}\n")
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError
 
     try:

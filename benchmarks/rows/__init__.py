@@ -1,0 +1,1 @@
+"""What benchmarks/storage.py measures: each module has the arms of one kind of work, and a row or two of them."""
