@@ -110,7 +110,7 @@ class Objects:
         def once() -> Written:
             by_md5 = self._by_md5
             md5 = hashlib.md5(body, usedforsecurity=False).digest() if by_md5 else b""
-            crc = "" if by_md5 else _crc32c(body)
+            crc = "" if by_md5 else base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
             summed = {"Content-MD5": base64.b64encode(md5).decode()} if by_md5 else {_CRC: crc}
             with self.requests.ask(
                 "PUT", path, query=query, headers={**(headers or {}), **summed}, body=body, sending=sending
@@ -303,10 +303,6 @@ class Upload:
             f"s3://{self.path} was not written, or is not there any more: its upload is gone, and what is there now is "
             f"something else. Somebody has written it meanwhile, or has removed unfinished uploads. Write it again."
         )
-
-
-def _crc32c(body: bytes | memoryview) -> str:
-    return base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
 
 
 def _tag_of(parts: Sequence[Written]) -> str:
