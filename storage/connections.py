@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
+import struct
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 from .errors import SettingsError
 
@@ -14,10 +16,35 @@ _CONNECT_S, _SILENT_S = 5.0, 15.0
 _CHUNK_BYTES = 512 * 1024
 """What is sent by one call, each of which may take as long as silence may."""
 _BREAKS = (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
+_CLOSED = (ConnectionError, http.client.BadStatusLine, ssl.SSLError)
+"""What a connection that the server has closed may say, when it is used once more."""
+_RESET = struct.pack("ii", 1, 0)
+
+Sending = Callable[[memoryview, socket.socket], AbstractContextManager[Iterable[memoryview]]]
+"""Gives the pieces of a body, each to be sent by one call. Entered once it is known by which connection they go, for
+each one that is tried, and left when the answer has been read; what it raises ends the request."""
 
 
 class Broken(Exception):
     """Raised when a connection ended, or fell silent, before an answer was whole."""
+
+
+def evenly(before_each: Callable[[], None] = lambda: None) -> Sending:
+    """In pieces of one size; `before_each` is called before each of them, and may raise."""
+
+    def pieces(body: memoryview) -> Iterator[memoryview]:
+        for start in range(0, len(body), _CHUNK_BYTES):
+            before_each()
+            yield body[start : start + _CHUNK_BYTES]
+
+    @contextmanager
+    def sending(body: memoryview, _: socket.socket) -> Generator[Iterator[memoryview]]:
+        yield pieces(body)
+
+    return sending
+
+
+EVENLY = evenly()
 
 
 class Connections:
@@ -49,27 +76,28 @@ class Connections:
         target: str,
         headers: Mapping[str, str],
         body: bytes | memoryview = b"",
-        sending: Callable[[], None] = lambda: None,
+        sending: Sending = EVENLY,
     ) -> Generator[http.client.HTTPResponse]:
         """The answer to a request; its body is to be read inside. What is left of it costs the connection.
 
         Args:
             body: sent as it lies there. A connection that was kept and turns out to be closed is replaced, so the
                 server may get a request twice.
-            sending: called before each piece of the body; what it raises ends the request.
+            sending: how the body goes.
 
         Raises:
             Broken: no answer, or it broke off while it was read inside.
         """
-        connection, response = self._answer(method, target, headers, body, sending)
-        try:
-            yield response
-        except _BREAKS as error:
-            connection.close()
-            raise Broken(f"{type(error).__name__}: {error}") from error
-        except BaseException:
-            connection.close()
-            raise
+        with ExitStack() as under_way:
+            connection, response = self._answer(method, target, headers, body, sending, under_way)
+            try:
+                yield response
+            except _BREAKS as error:
+                _drop(connection)
+                raise Broken(f"{type(error).__name__}: {error}") from error
+            except BaseException:
+                _drop(connection)
+                raise
         if response.isclosed() and not response.will_close:
             with self._lock:
                 if not self._is_closed:
@@ -90,21 +118,27 @@ class Connections:
         target: str,
         headers: Mapping[str, str],
         body: bytes | memoryview,
-        sending: Callable[[], None],
+        sending: Sending,
+        under_way: ExitStack,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
             connection = kept or self._connect()
             try:
-                return connection, _exchange(connection, method, target, headers, body, sending)
+                if not body:
+                    connection.request(method, target, headers=dict(headers))
+                    return connection, connection.getresponse()
+                pieces = under_way.enter_context(sending(memoryview(body), connection.sock))
+                return connection, _exchange(connection, method, target, headers, pieces, len(body))
             except (OSError, http.client.HTTPException) as error:
-                connection.close()
+                under_way.close()
+                _drop(connection)
                 # One that was kept may have been closed by the server meanwhile, which says nothing.
-                if kept is None or not isinstance(error, ConnectionError | http.client.BadStatusLine):
+                if kept is None or not isinstance(error, _CLOSED):
                     raise Broken(f"{type(error).__name__}: {error}") from error
             except BaseException:
-                connection.close()
+                _drop(connection)
                 raise
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -130,15 +164,11 @@ def _exchange(
     method: str,
     target: str,
     headers: Mapping[str, str],
-    body: bytes | memoryview,
-    sending: Callable[[], None],
+    pieces: Iterable[memoryview],
+    size_bytes: int,
 ) -> http.client.HTTPResponse:
-    if not body:
-        connection.request(method, target, headers=dict(headers))
-        return connection.getresponse()
     try:
-        length = {"Content-Length": str(len(body))}
-        connection.request(method, target, body=_pieces(memoryview(body), sending), headers={**headers, **length})
+        connection.request(method, target, body=pieces, headers={**headers, "Content-Length": str(size_bytes)})
     except ConnectionError:
         # A server that wants no more of the body may have said why before it hung up.
         response = connection.getresponse()
@@ -147,7 +177,21 @@ def _exchange(
     return connection.getresponse()
 
 
-def _pieces(body: memoryview, sending: Callable[[], None]) -> Iterator[memoryview]:
-    for start in range(0, len(body), _CHUNK_BYTES):
-        sending()
-        yield body[start : start + _CHUNK_BYTES]
+def cut_off(sock: socket.socket) -> None:
+    """End a connection from another thread: whoever waits for it is told at once, and nothing more of it goes out."""
+    _reset_at_close(sock)
+    with suppress(OSError, ValueError):
+        # Of a TLS connection, too, the plain one below: there is nothing to say any more.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _drop(connection: http.client.HTTPConnection) -> None:
+    if connection.sock:  # none, if http.client has closed it
+        _reset_at_close(connection.sock)
+    connection.close()
+
+
+def _reset_at_close(sock: socket.socket) -> None:
+    """What the kernel holds is to be thrown away then, instead of being sent on."""
+    with suppress(OSError, ValueError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
 from typing import Any, cast
+from urllib.parse import quote
 
-from ..errors import Interrupted, StoreUnavailable, UploadGone
+from ..connections import Broken
+from ..errors import HoldshortError, Interrupted, StoreUnavailable, UploadGone
 from ..flow import Flow, unstoppable
 from ..s3 import signing
+from ..s3.requests import S3Requests, refusal
 from ..store import check_path
 from .protocol import Unfinished
-from .sending import NoSuchUpload, PartSender
-
-_SIGNED_S = 3600
+from .sending import as_it_flows
 
 _UNFIT = frozenset(("InvalidPart", "InvalidPartOrder", "EntityTooSmall"))
 
@@ -32,8 +34,10 @@ class S3Parts:
         self._fs = fs
         self._bucket, _, self._prefix = root.partition("/")
         self._url = url
-        self._by_url = signing.suits(fs) and not fs.anon
-        self._sender = PartSender(url)
+        self._requests: S3Requests | None = None
+        if signing.suits(fs) and not fs.anon and signing.can_sign(fs, root):
+            requests = self._requests = S3Requests(fs, on_refused=lambda: None)
+            weakref.finalize(self, requests.close)
 
     @property
     def parts_most(self) -> int:
@@ -44,12 +48,12 @@ class S3Parts:
 
     def put(self, path: str, token: str, index: int, start: int, data: bytes, flow: Flow) -> str:
         flow.check()
+        if self._requests is not None:
+            return self._send(self._requests, path, token, index + 1, data, flow)
+        begin = time.perf_counter()
         try:
-            if self._by_url:
-                return self._sender.send(self._url_of_part(path, token, index + 1), data, flow)
-            begin = time.perf_counter()
             answer = self._call("upload_part", path, flow, UploadId=token, PartNumber=index + 1, Body=data)
-        except (FileNotFoundError, NoSuchUpload) as error:
+        except FileNotFoundError as error:
             raise self._gone(path) from error
         flow.moved(len(data), time.perf_counter() - begin)
         return cast("str", answer["ETag"])
@@ -92,18 +96,30 @@ class S3Parts:
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{check_path(path)}" if self._prefix else check_path(path)
 
-    def _url_of_part(self, path: str, token: str, number: int) -> str:
-        values = {"Bucket": self._bucket, "Key": self._key(path), "UploadId": token, "PartNumber": number}
-
-        async def signed() -> str:
-            client = await self._fs.get_s3(self._bucket)
-            return await client.generate_presigned_url("upload_part", Params=values, ExpiresIn=_SIGNED_S)
-
+    def _send(self, requests: S3Requests, path: str, token: str, number: int, data: bytes, flow: Flow) -> str:
+        """Send one part so that it can be cut off; returns its ETag."""
+        where, query = f"{self._bucket}/{self._key(path)}", f"partNumber={number}&uploadId={quote(token, safe='')}"
         try:
-            return unstoppable().run(self._fs.loop, signed())
+            with requests.ask("PUT", where, query=query, body=data, sending=as_it_flows(flow)) as answer:
+                if answer.status == 200:
+                    answer.read()
+                    return answer.headers["ETag"]
+                said = refusal(answer)
+        except Broken as error:
+            flow.check()
+            raise self._takes_none(str(error)) from error
+        except HoldshortError:
+            raise
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise StoreUnavailable(f"The store {self._url} can't be reached to write {path}: {what}") from error
+        if said.status == 404 and said.code == "NoSuchUpload":
+            raise self._gone(path)
+        requests.may_pass(where, said)  # so that the next try has newer credentials
+        raise self._takes_none(str(said))
+
+    def _takes_none(self, what: str) -> StoreUnavailable:
+        return StoreUnavailable(f"The store {self._url} takes no part of an upload: {what}")
 
     def _size(self, path: str) -> int | None:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any, NoReturn, TypeVar
 
-from ..connections import Connections
+from ..connections import EVENLY, Connections, Sending
 from ..errors import StoreUnavailable
 from ..trying import PASSING, TOO_MUCH, Again, Doing, patiently
 from .signing import Signer, Signers
@@ -68,7 +68,7 @@ class S3Requests:
         query: str = "",
         headers: Mapping[str, str] | None = None,
         body: bytes | memoryview = b"",
-        sending: Callable[[], None] = lambda: None,
+        sending: Sending = EVENLY,
     ) -> AbstractContextManager[HTTPResponse]:
         """The answer to any request for an object; see Connections.ask."""
         bucket, _, key = path.partition("/")
@@ -80,6 +80,14 @@ class S3Requests:
         """What `once` returns, tried again while it raises Broken or Again. Raises StoreUnavailable after six tries."""
         return patiently(f"s3://{path}", doing, once)
 
+    def may_pass(self, path: str, what: Refusal) -> bool:
+        """Whether the same may well succeed the next time; then by other credentials, if these may have run out."""
+        if what.status in PASSING or what.code in _PASSING_CODES:
+            if what.status in TOO_MUCH:
+                self._on_refused()
+            return True
+        return what.status in (401, 403) and self._signers.forget(path.partition("/")[0])
+
     def refuse(self, path: str, doing: Doing, what: Refusal) -> NoReturn:
         """Raise what a refusal means that means nothing special.
 
@@ -88,13 +96,9 @@ class S3Requests:
             PermissionError: credentials, or what they allow.
             StoreUnavailable: everything else.
         """
-        if what.status in PASSING or what.code in _PASSING_CODES:
-            if what.status in TOO_MUCH:
-                self._on_refused()
+        if self.may_pass(path, what):
             raise Again(str(what))
         if what.status in (401, 403):
-            if self._signers.forget(path.partition("/")[0]):
-                raise Again(str(what))
             raise PermissionError(
                 f"s3://{path} may not be {doing}: {what}. Check the credentials, and what they allow."
             )

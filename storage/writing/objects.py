@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..checksums import crc32c
+from ..connections import evenly
 from ..errors import HoldshortError, StoreUnavailable
 from ..s3.requests import Refusal, S3Requests, code_in, refusal
 from ..trying import Again
@@ -113,7 +114,7 @@ class Objects:
             crc = "" if by_md5 else base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
             summed = {"Content-MD5": base64.b64encode(md5).decode()} if by_md5 else {_CRC: crc}
             with self.requests.ask(
-                "PUT", path, query=query, headers={**(headers or {}), **summed}, body=body, sending=sending
+                "PUT", path, query=query, headers={**(headers or {}), **summed}, body=body, sending=evenly(sending)
             ) as answer:
                 if answer.status == 200:
                     answer.read()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from holdshort.storage.errors import Interrupted, SettingsError, StoreUnavailable
+from holdshort.storage.errors import Interrupted, SettingsError, StoreUnavailable, UploadGone
 from holdshort.storage.flow import Flow
-from holdshort.storage.parted.sending import NoSuchUpload, PartSender
+from holdshort.storage.remote import RemoteStore
 from support.faulty_s3 import CERTIFICATE
+
+pytest.importorskip("s3fs")
 
 DATA = bytes(range(256)) * 40_000
 
@@ -52,7 +54,8 @@ class Server:
                     self.close_connection = True
                     return
                 server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                code = b"<Error><Code>NoSuchUpload</Code></Error>" if fault == "404" else b""
+                reason = {"404": "NoSuchUpload", "503": "SlowDown"}.get(fault)
+                code = f"<Error><Code>{reason}</Code></Error>".encode() if reason else b""
                 self.send_response(int(fault) if fault.isdigit() else 200)
                 self.send_header("ETag", '"tag"')
                 self.send_header("Content-Length", str(len(code)))
@@ -66,7 +69,7 @@ class Server:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE)
             self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-        self.url = f"http{'s' if by_https else ''}://127.0.0.1:{self._http.server_port}/bucket/key?partNumber=1"
+        self.endpoint = f"http{'s' if by_https else ''}://127.0.0.1:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
@@ -87,38 +90,49 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         found.end()
 
 
+def putter(server: Server) -> Callable[[bytes, Flow], str]:
+    """Puts a part of an upload that has begun."""
+    options = {"key": "key", "secret": "secret", "client_kwargs": {"region_name": "us-east-1"}}
+    parted = RemoteStore("s3://bucket", storage_options={**options, "endpoint_url": server.endpoint}).parted
+    assert parted is not None
+    return lambda data, flow: parted.put("key", "upload", 0, 0, data, flow)
+
+
 def test_parts_go_by_one_connection_which_the_server_may_close(server: Server) -> None:
-    sender = PartSender("s3://bucket")
-    assert [sender.send(server.url, DATA, Flow()) for _ in range(3)] == ['"tag"'] * 3
+    put = putter(server)
+    assert [put(DATA, Flow()) for _ in range(3)] == ['"tag"'] * 3
     assert server.connections == 1
     server.faults.append("close")
-    sender.send(server.url, DATA, Flow())
-    assert sender.send(server.url, DATA, Flow()) == '"tag"'
+    put(DATA, Flow())
+    assert put(DATA, Flow()) == '"tag"'
     assert server.bodies == [DATA] * 5
 
 
-@pytest.mark.parametrize("fault", ["503", "403", "reset"])
-def test_an_answer_that_may_be_another_is_told_as_such(server: Server, fault: str) -> None:
-    sender = PartSender("s3://bucket")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("503", r"status 503 \(SlowDown\)"), ("403", "status 403"), ("reset", "[A-Za-z]+(Error|Disconnected): ")],
+)
+def test_an_answer_that_may_be_another_is_told_as_such(server: Server, fault: str, said: str) -> None:
+    put = putter(server)
     server.faults.append(fault)
-    with pytest.raises(StoreUnavailable, match="s3://bucket"):
-        sender.send(server.url, DATA, Flow())
-    assert sender.send(server.url, DATA, Flow()) == '"tag"'
+    with pytest.raises(StoreUnavailable, match=f"s3://bucket takes no part of an upload: {said}"):
+        put(DATA, Flow())
+    assert put(DATA, Flow()) == '"tag"'
 
 
 def test_an_upload_that_is_gone_is_told_as_such(server: Server) -> None:
     server.faults.append("404")
-    with pytest.raises(NoSuchUpload):
-        PartSender("s3://bucket").send(server.url, DATA, Flow())
+    with pytest.raises(UploadGone):
+        putter(server)(DATA, Flow())
 
 
 def test_a_part_that_is_stuck_is_cut_off(server: Server) -> None:
     server.faults.append("stall")
-    flow, cut = Flow(), threading.Event()
+    put, flow, cut = putter(server), Flow(), threading.Event()
 
     def sending() -> None:
         with pytest.raises(Interrupted):
-            PartSender("s3://bucket").send(server.url, DATA * 2, flow)
+            put(DATA * 2, flow)
         cut.set()
 
     thread = threading.Thread(target=sending)
@@ -135,6 +149,6 @@ def test_a_certificate_that_is_not_trusted_says_how_to_trust_it(monkeypatch: pyt
     server = Server(by_https=True)
     try:
         with pytest.raises(SettingsError, match="AWS_CA_BUNDLE"):
-            PartSender("s3://bucket").send(server.url, DATA, Flow())
+            putter(server)(DATA, Flow())
     finally:
         server.end()
