@@ -13,8 +13,8 @@ from ..errors import StoreError
 from ..reading.fetching import Fetcher
 from ..reading.origin import Abandoned
 from ..s3 import signing
+from ..s3.objects import Objects, Upload, Written, headers_of
 from ..s3.requests import S3Requests
-from .objects import Objects, Upload, Written, headers_of
 from .parts import LEAST_PART, MOST_BYTES, MOST_PARTS, even_part, growing_part
 
 _FIRST_BUFFER, _GROWTH = 256 * 1024, 4

@@ -13,7 +13,9 @@ from holdshort.storage.errors import Interrupted, ObjectNotFound, StoreUnavailab
 from holdshort.storage.flow import Flow
 from holdshort.storage.opening import open_store
 from holdshort.storage.parted.protocol import Parted
+from holdshort.storage.remote import RemoteStore
 from holdshort.storage.store import Store
+from support.faulty_s3 import FaultyS3
 from support.waiting import eventually
 
 PART = 5 * 2**20
@@ -22,12 +24,14 @@ WHOLE = b"".join(PARTS)
 PATH = "checkpoints/run/1/weights.bin"
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "s3 by s3fs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return open_store(str(tmp_path / "store"))
-    server = request.getfixturevalue("s3_server")
-    return open_store(request.getfixturevalue("s3_url"), storage_options=server.options)
+    options = dict(request.getfixturevalue("s3_server").options)
+    if request.param == "s3 by s3fs":
+        options["client_kwargs"] = {**options["client_kwargs"], "verify": False}  # which signed URLs can't promise
+    return open_store(request.getfixturevalue("s3_url"), storage_options=options)
 
 
 @pytest.fixture
@@ -85,6 +89,28 @@ def test_parts_that_are_missing_are_noticed(store: Store, parted: Parted) -> Non
     tags = [put(parted, token, 0)]
     with pytest.raises(UploadGone):
         parted.finish(PATH, token, tags, len(WHOLE))
+
+
+def test_a_part_that_two_have_put_is_known_by_its_bytes_where_tags_tell_nothing_of_them() -> None:
+    """As with SSE-KMS: each PUT of the same bytes gets another ETag, and only the last one counts."""
+    with FaultyS3(b"").serving() as server:
+        server.encrypts = True
+        first, second = (RemoteStore("s3://bucket", storage_options=server.options).parted for _ in range(2))
+        assert first is not None
+        assert second is not None
+        token = first.begin(PATH)
+        tags = [put(first, token, index) for index in range(3)]
+        for index in (0, 2):
+            assert put(second, token, index) != tags[index]
+        first.finish(PATH, token, tags, len(WHOLE))
+        assert server.objects[f"/bucket/{PATH}"][0] == WHOLE
+
+        token = first.begin(PATH)
+        tags = [put(first, token, index) for index in range(3)]
+        second.put(PATH, token, 0, 0, bytes(PART), Flow())
+        with pytest.raises(UploadGone, match="don't fit together"):
+            first.finish(PATH, token, tags, len(WHOLE))
+        assert server.objects[f"/bucket/{PATH}"][0] == WHOLE
 
 
 def test_a_part_is_cut_off_when_it_has_to_stop(parted: Parted) -> None:

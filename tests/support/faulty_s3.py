@@ -13,6 +13,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ import google_crc32c
 _CRC, _MARK = "x-amz-checksum-crc32c", "x-amz-meta-holdshort-writer"
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 """For 127.0.0.1, with its key: it guards nothing."""
+
+
+def _inner(name: str, text: str) -> str:
+    found = re.search(f"<{name}>(.*?)</{name}>", text)
+    return found[1] if found else ""
 
 
 class FaultyS3:
@@ -39,6 +45,7 @@ class FaultyS3:
 
     Attributes:
         sums: which sums of bodies it checks: "crc32c" as well as MD5, or "md5" only.
+        encrypts: whether tags say nothing of bytes, and are others each time, as with SSE-KMS.
         objects: what was written, by path.
         uploads: unfinished uploads: parts by number, by id.
         on_lost: called once an answer is lost.
@@ -53,9 +60,11 @@ class FaultyS3:
         self.faults: deque[str] = deque()
         self.faults_of: defaultdict[str, deque[str]] = defaultdict(deque)
         self.sums = "crc32c"
+        self.encrypts = False
         self.objects: dict[str, tuple[bytes, str, str]] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.marks: dict[str, str] = {}
+        self.parts: dict[str, dict[int, tuple[str, str]]] = {}
         self.writes: list[str] = []
         self.gets = 0
         self.served_bytes = 0
@@ -107,6 +116,9 @@ class FaultyS3:
                     super().handle()
 
             def do_GET(self) -> None:
+                if found := re.search(r"[?&]uploadId=(\w+)", self.path):
+                    self._list_parts(found[1])
+                    return
                 with store.lock:
                     store.gets += 1
                     fault = store.faults.popleft() if store.faults else ""
@@ -141,13 +153,29 @@ class FaultyS3:
                 if found is None:
                     self._say(404, b"")
                     return
-                self._say(200, b"", {"ETag": found[1], "x-amz-meta-holdshort-writer": found[2]})
+                self._say(200, found[0], {"ETag": found[1], "x-amz-meta-holdshort-writer": found[2]})
+
+            def _list_parts(self, upload: str) -> None:
+                """One a page, so that there are several."""
+                after = re.search(r"part-number-marker=(\d+)", self.path)
+                with store.lock:
+                    parts = sorted(store.parts.get(upload, {}).items())
+                left = [each for each in parts if after is None or each[0] > int(after[1])]
+                listed = "".join(
+                    f"<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag>"
+                    + (f"<ChecksumCRC32C>{crc}</ChecksumCRC32C>" if crc else "") + "</Part>"
+                    for number, (tag, crc) in left[:1]
+                )  # fmt: skip
+                further = f"<NextPartNumberMarker>{left[0][0]}</NextPartNumberMarker>" if len(left) > 1 else ""
+                self._say(
+                    200, f"<R><IsTruncated>{str(bool(further)).lower()}</IsTruncated>{further}{listed}</R>".encode()
+                )
 
             def do_PUT(self) -> None:
                 self._write("PUT")
 
             def do_POST(self) -> None:
-                self._write("create" if "uploads=" in self.path else "complete")
+                self._write("create" if re.search("[?&]uploads\\b", self.path) else "complete")
 
             def do_DELETE(self) -> None:
                 self._write("abort")
@@ -186,7 +214,7 @@ class FaultyS3:
                 upload = query.get("uploadId", "")
                 if act == "create":
                     made = secrets.token_hex(8)
-                    store.uploads[made] = {}
+                    store.uploads[made], store.parts[made] = {}, {}
                     store.marks[made] = self.headers.get(_MARK, "")
                     return 200, f"<R><UploadId>{made}</UploadId></R>".encode(), {}
                 if upload and upload not in store.uploads:
@@ -195,7 +223,7 @@ class FaultyS3:
                     del store.uploads[upload]
                     return 204, b"", {}
                 md5 = hashlib.md5(body).digest()
-                tag, sums = f'"{md5.hex()}"', {}
+                tag, sums = f'"{secrets.token_hex(16) if store.encrypts else md5.hex()}"', {}
                 if act == "PUT":
                     crc = base64.b64encode(google_crc32c.value(body).to_bytes(4, "big")).decode()
                     if self.headers.get("Content-MD5") not in (None, base64.b64encode(md5).decode()):
@@ -205,13 +233,21 @@ class FaultyS3:
                             return 400, b"<Error><Code>BadDigest</Code></Error>", {}
                         sums = {_CRC: crc}
                     if upload:
-                        store.uploads[upload][int(query["partNumber"])] = body
+                        number = int(query["partNumber"])
+                        store.uploads[upload][number] = body
+                        store.parts[upload][number] = (tag, sums.get(_CRC, ""))
                         return 200, b"", {"ETag": tag, **sums}
                 if self.headers.get("If-None-Match") == "*" and name in store.objects:
                     return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
                 mark = self.headers.get(_MARK, "")
                 if act == "complete":
-                    numbers = [int(each) for each in re.findall(rb"<PartNumber>(\d+)<", body)]
+                    asked = re.findall(r"<Part>(.*?)</Part>", unescape(body.decode()))
+                    numbers = [int(_inner("PartNumber", each)) for each in asked]
+                    there = store.parts[upload]
+                    for number, each in zip(numbers, asked, strict=True):
+                        tag, crc = there.get(number, ("", ""))
+                        if tag != _inner("ETag", each) or _inner("ChecksumCRC32C", each) not in ("", crc):
+                            return 400, b"<Error><Code>InvalidPart</Code></Error>", {}
                     parts = [store.uploads[upload][number] for number in numbers]
                     whole = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts)).hexdigest()
                     body, tag, mark = b"".join(parts), f'"{whole}-{len(parts)}"', store.marks[upload]

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ..checksums import crc32c
-from ..connections import evenly
+from ..connections import EVENLY, Sending, evenly
 from ..errors import HoldshortError, StoreUnavailable
-from ..s3.requests import Refusal, S3Requests, code_in, refusal
 from ..trying import Again
+from .requests import Refusal, S3Requests, code_in, refusal
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ def headers_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
             return None
         found[_HEADERS[name]] = value if isinstance(value, str) else str(value).lower()
     return found
+
+
+def crc32c_of(body: bytes | memoryview) -> str:
+    """CRC32C of bytes as S3 writes it: in base64."""
+    return base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +114,43 @@ class Objects:
         """
 
         def once() -> Written:
-            by_md5 = self._by_md5
-            md5 = hashlib.md5(body, usedforsecurity=False).digest() if by_md5 else b""
-            crc = "" if by_md5 else base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
-            summed = {"Content-MD5": base64.b64encode(md5).decode()} if by_md5 else {_CRC: crc}
-            with self.requests.ask(
-                "PUT", path, query=query, headers={**(headers or {}), **summed}, body=body, sending=evenly(sending)
-            ) as answer:
-                if answer.status == 200:
-                    answer.read()
-                    tag = answer.headers.get("ETag", "")
-                    if not tag:
-                        raise Again("it answered without an ETag")
-                    is_checked = by_md5 or answer.headers.get(_CRC) == crc or self._is_right(path, body, tag)
-                    return Written(0, tag, crc if is_checked and answer.headers.get(_CRC) else "")
-                what = refusal(answer)
-            self.doubt_crc32c(path, what)
-            known = refused(what)
+            found = self.try_put(path, body, query=query, headers=headers, sending=evenly(sending))
+            if isinstance(found, Written):
+                return found
+            known = refused(found)
             if known is None:
-                self.requests.refuse(path, "written", what)
+                self.requests.refuse(path, "written", found)
             return known
 
         return self.requests.patiently(path, "written", once)
+
+    def try_put(
+        self,
+        path: str,
+        body: bytes | memoryview,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        sending: Sending = EVENLY,
+    ) -> Written | Refusal:
+        """The same by one request, and what came of it. Raises Broken, and Again if it is worth another try at once."""
+        by_md5 = self._by_md5
+        md5 = hashlib.md5(body, usedforsecurity=False).digest() if by_md5 else b""
+        crc = "" if by_md5 else crc32c_of(body)
+        summed = {"Content-MD5": base64.b64encode(md5).decode()} if by_md5 else {_CRC: crc}
+        with self.requests.ask(
+            "PUT", path, query=query, headers={**(headers or {}), **summed}, body=body, sending=sending
+        ) as answer:
+            if answer.status == 200:
+                answer.read()
+                tag = answer.headers.get("ETag", "")
+                if not tag:
+                    raise Again("it answered without an ETag")
+                is_checked = by_md5 or answer.headers.get(_CRC) == crc or self._is_right(path, body, tag)
+                return Written(0, tag, crc if is_checked and answer.headers.get(_CRC) else "")
+            what = refusal(answer)
+        self.doubt_crc32c(path, what)
+        return what
 
     def doubt_crc32c(self, path: str, what: Refusal) -> None:
         """Raise Again if what was refused may well be the sum."""
