@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import NotAllowedNow
-from .attempts import Attempt
 from .manifest import Manifest
 from .runs import Run, run_at
 from .staging import Area
 from .state import StateFile, files_of, folder_of_rank
 from .tensors import view_of
-from .uploading import Progress, Source, of_folder, of_views, upload
+from .uploading import Progress, Source, of_folder, of_views, write_step
 
 log = logging.getLogger(__name__)
 
@@ -262,19 +261,10 @@ def _asked(
 
 def _save(asked: _Asked, sources: Sequence[Source]) -> Manifest:
     run = asked.run
-    attempt = Attempt(
-        run.store, run.name, asked.step, attempt=asked.attempt, rank=asked.rank, ranks=asked.ranks,
-        patience_s=asked.patience_s,
+    return write_step(
+        run.store, run.name, asked.step, sources, attempt=asked.attempt, rank=asked.rank, ranks=asked.ranks,
+        patience_s=asked.patience_s, timeout_s=asked.timeout_s, progress=asked.progress,
     )  # fmt: skip
-    attempt.begin()
-    try:
-        files = upload(
-            run.store, attempt.file_path, sources, patience_s=asked.patience_s, progress=asked.progress
-        )  # fmt: skip
-        return attempt.commit(files, timeout_s=asked.timeout_s)
-    except BaseException as error:
-        attempt.give_up_quietly(f"rank {asked.rank} failed: {type(error).__name__}: {error}")
-        raise
 
 
 def _save_folder(saving: Saving, asked: _Asked, folder: str, begin: float) -> Saved:

@@ -1,4 +1,4 @@
-"""Files on their way into an attempt: several at once, each read once, with its CRC32C taken on the way."""
+"""Files on their way into a step: several at once, each read once, with its CRC32C taken on the way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..checksums import Sum
 from ..errors import NotAllowedNow, ObjectChanged, ObjectNotFound, StoreUnavailable
 from ..sources import source_of, version_of
 from ..store import Store
-from .manifest import CopiedFile
+from .attempts import Attempt
+from .manifest import CopiedFile, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,33 @@ def of_folder(folder: str) -> list[Source]:
     return sources
 
 
+def write_step(
+    store: Store, name: str, step: int, sources: Sequence[Source], *, progress: Progress, attempt: str = "",
+    rank: int = 0, ranks: int = 1, patience_s: float = 0.0, timeout_s: float = 0.0,
+) -> Manifest:  # fmt: skip
+    """Make files a step, or a rank's share of it; returns once it is committed.
+
+    Args:
+        attempt: tells this try from others, and is the same for all ranks; letters and digits. "": one of its own.
+        patience_s: how long to try again while the store is away.
+        timeout_s: how long to wait for other ranks.
+
+    Raises:
+        NotAllowedNow: the step is there already.
+        ObjectChanged, AttemptLost, StoreUnavailable: nothing is visible.
+    """
+    begun = Attempt(store, name, step, attempt=attempt, rank=rank, ranks=ranks, patience_s=patience_s)
+    begun.begin()
+    try:
+        files = upload(store, begun.file_path, sources, patience_s=patience_s, progress=progress)
+        return begun.commit(files, timeout_s=timeout_s)
+    except BaseException as error:
+        begun.give_up_quietly(f"rank {rank} failed: {type(error).__name__}: {error}")
+        raise
+
+
 def upload(
-    store: Store, at: Callable[[str], str], sources: Sequence[Source], *, patience_s: float, progress: Progress
+    store: Store, at: Callable[[str], str], sources: Sequence[Source], *, progress: Progress, patience_s: float = 0.0
 ) -> list[CopiedFile]:
     """Upload files.
 
