@@ -28,8 +28,10 @@ from holdshort.storage.caching.layout import BLOCK_BYTES, Subject, subject_of
 from holdshort.storage.caching.place import _file_system, cache_folder, unusable  # pyright: ignore[reportPrivateUsage]
 from holdshort.storage.caching.tending import existing, prune, verify
 from holdshort.storage.errors import SettingsError
+from holdshort.storage.filesystem import TrainingFileSystem
 from support.caching import digest_of, opened, read_for_ever
 from support.commands import Commands, Ran
+from support.faulty_gcs import FaultyGcs
 from support.faulty_s3 import FaultyS3
 from support.waiting import eventually
 
@@ -54,6 +56,22 @@ def store(cache: Path) -> Iterator[FaultyS3]:
 
 def _files(cache: Path) -> list[Path]:
     return sorted((cache / "objects").glob("*/*.object"))
+
+
+def test_what_was_kept_stays_when_a_store_that_keeps_versions_says_the_same_again(cache: Path) -> None:
+    pytest.importorskip("gcsfs")
+    with FaultyGcs(keeps_versions=True).serving() as gcs:
+        gcs.put("a", CONTENT)
+        for again in range(3):
+            # Each asks anew what the object is, and notes the answer.
+            fs = TrainingFileSystem(
+                target_protocol="gs", target_options={**gcs.options, "skip_instance_cache": True},
+                skip_instance_cache=True, part_bytes=MIB, freshness_s=0.0,
+            )  # fmt: skip
+            assert fs.cat_file("bkt/a") == CONTENT
+            assert len(_files(cache)) == 1
+            fetched = fs.reader.traffic.fetched_bytes
+            assert fetched <= MIB if again else fetched >= len(CONTENT)
 
 
 def test_what_was_read_once_is_not_fetched_again_by_whoever_reads_it_how_ever(store: FaultyS3) -> None:
