@@ -21,7 +21,8 @@ from holdshort.storage.reading.buffers import Buffers
 from holdshort.storage.reading.reader import Reader
 from holdshort.storage.s3.signing import can_sign
 from support.faulty_gcs import FaultyGcs
-from support.faulty_s3 import CERTIFICATE, FaultyS3
+from support.faulty_s3 import FaultyS3
+from support.listening import CERTIFICATE
 from support.reading import reads_right
 
 MIB = 2**20

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from contextlib import contextmanager
 
 import pytest
 
 from holdshort.storage.errors import Interrupted, SettingsError, StoreUnavailable, UploadGone
 from holdshort.storage.flow import Flow
 from holdshort.storage.remote import RemoteStore
-from support.faulty_s3 import CERTIFICATE
+from support.listening import CERTIFICATE, Handler, listening
 
 pytest.importorskip("s3fs")
 
@@ -27,23 +24,21 @@ TAG = f'"{hashlib.md5(DATA).hexdigest()}"'
 class Server:
     """Takes PUTs; each takes the next fault that waits: a status, "close" (answers, and hangs up), "reset", "stall"."""
 
-    def __init__(self, *, by_https: bool) -> None:
+    def __init__(self) -> None:
         self.faults: deque[str] = deque()
         self.bodies: list[bytes] = []
         self.connections = 0
         self.stalled, self.release = threading.Event(), threading.Event()
+
+    @contextmanager
+    def serving(self, *, by_https: bool) -> Iterator[Server]:
+        """While inside, it listens on a port of its own."""
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: Any) -> None:
-                return
-
+        class Taking(Handler):
             def handle(self) -> None:
                 server.connections += 1
-                with suppress(OSError):
-                    super().handle()
+                super().handle()
 
             def do_PUT(self) -> None:
                 fault = server.faults.popleft() if server.faults else ""
@@ -58,38 +53,21 @@ class Server:
                 server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
                 reason = {"404": "NoSuchUpload", "503": "SlowDown"}.get(fault)
                 code = f"<Error><Code>{reason}</Code></Error>".encode() if reason else b""
-                self.send_response(int(fault) if fault.isdigit() else 200)
-                self.send_header("ETag", TAG)
-                self.send_header("Content-Length", str(len(code)))
-                self.end_headers()
-                self.wfile.write(code)
+                self.say(int(fault) if fault.isdigit() else 200, code, {"ETag": TAG})
                 self.close_connection = fault == "close"
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        if by_https:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(CERTIFICATE)
-            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-        self.endpoint = f"http{'s' if by_https else ''}://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self.release.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        with listening(Taking, by_https=by_https) as self.endpoint:
+            try:
+                yield self
+            finally:
+                self.release.set()
 
 
 @pytest.fixture(params=["http", "https"])
 def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(CERTIFICATE))
-    found = Server(by_https=request.param == "https")
-    try:
-        yield found
-    finally:
-        found.end()
+    with Server().serving(by_https=request.param == "https") as server:
+        yield server
 
 
 def putter(server: Server) -> Callable[[bytes, Flow], str]:
@@ -148,9 +126,5 @@ def test_a_part_that_is_stuck_is_cut_off(server: Server) -> None:
 
 def test_a_certificate_that_is_not_trusted_says_how_to_trust_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-    server = Server(by_https=True)
-    try:
-        with pytest.raises(SettingsError, match="AWS_CA_BUNDLE"):
-            putter(server)(DATA, Flow())
-    finally:
-        server.end()
+    with Server().serving(by_https=True) as server, pytest.raises(SettingsError, match="AWS_CA_BUNDLE"):
+        putter(server)(DATA, Flow())

@@ -12,21 +12,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from support.listening import Handler, listening
 
 _OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o/([^/]+)")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)(/o|/storageLayout)?")
 _UPLOAD = re.compile(r"/upload/storage/v1/b/([^/]+)/o")
-
-
-class _Listening(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    """Else many connections at once wait for each other by the second."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +79,8 @@ class FaultyGcs:
     @contextmanager
     def serving(self) -> Iterator[FaultyGcs]:
         """While inside, it listens on a port of its own."""
-        server = _Listening(("127.0.0.1", 0), self._handler())
-        self.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with listening(self._handler()) as self.endpoint:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     # -- what there is -----------------------------------------------------------------------------------
 
@@ -142,20 +129,10 @@ class FaultyGcs:
 
     # -- HTTP --------------------------------------------------------------------------------------------
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Handler]:
         store = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # else a body waits 40 ms for its headers' receipt
-
-            def log_message(self, *args: Any) -> None:
-                return
-
-            def handle(self) -> None:
-                with suppress(ConnectionError):  # a client that has what it wants may leave
-                    super().handle()
-
+        class Serving(Handler):
             def parse_request(self) -> bool:
                 if not super().parse_request():
                     return False
@@ -217,7 +194,7 @@ class FaultyGcs:
                     return
                 span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
                 if span is None or fault == "no range":
-                    self._say(200, content, headers)
+                    self.say(200, content, headers)
                     return
                 first, last = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
                 if first >= len(content):
@@ -226,7 +203,7 @@ class FaultyGcs:
                 if fault == "other range":
                     first, last = first + 1, last + 1
                 headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-                self._say(206, content[first : last + 1], headers, cut=fault == "cut")
+                self.say(206, content[first : last + 1], headers, cut=fault == "cut")
 
             def do_POST(self) -> None:
                 if self.target == "/batch/storage/v1":
@@ -251,7 +228,7 @@ class FaultyGcs:
                     number = str(len(store._uploads))
                     store._uploads[number] = (self.query["name"], self.query, b"")
                     location = f"{store.endpoint}{self.target}?uploadType=resumable&upload_id={number}"
-                    self._say(200, b"", {"Location": location})
+                    self.say(200, b"", {"Location": location})
 
             def do_PUT(self) -> None:
                 self._chunk(self.query["upload_id"])
@@ -261,7 +238,7 @@ class FaultyGcs:
                 name, asked, before = store._uploads[number]
                 store._uploads[number] = (name, asked, before + self.body)
                 if self.headers["Content-Range"].endswith("/*"):
-                    self._say(308, b"", {"Range": f"bytes=0-{len(before) + len(self.body) - 1}"})
+                    self.say(308, b"", {"Range": f"bytes=0-{len(before) + len(self.body) - 1}"})
                     return
                 self.query = dict(asked)
                 self._store(name, before + self.body)
@@ -277,14 +254,14 @@ class FaultyGcs:
             def do_DELETE(self) -> None:
                 if "upload_id" in self.query:
                     store._uploads.pop(self.query["upload_id"], None)
-                    self._say(204, b"")
+                    self.say(204, b"")
                     return
                 found = _OBJECT.fullmatch(self.target)
                 with store.lock:
                     if found is None or store._objects.pop(unquote(found[2]), None) is None:
                         self._refuse(404, "No such object")
                         return
-                self._say(204, b"")
+                self.say(204, b"")
 
             def _batch(self) -> None:
                 answers: list[str] = []
@@ -295,13 +272,13 @@ class FaultyGcs:
                     status = "204 No Content" if gone else "404 Not Found"
                     answers.append(f"--x\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 {status}\r\n\r\n")
                 body = "".join(answers) + "--x--"
-                self._say(200, body.encode(), {"Content-Type": "multipart/mixed; boundary=x"})
+                self.say(200, body.encode(), {"Content-Type": "multipart/mixed; boundary=x"})
 
             def _json(self, value: Any) -> None:
-                self._say(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+                self.say(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
             def _refuse(self, status: int, message: str) -> None:
-                self._say(status, json.dumps({"error": {"code": status, "message": message}}).encode())
+                self.say(status, json.dumps({"error": {"code": status, "message": message}}).encode())
 
             def _chunked(self, content: bytes, headers: dict[str, str]) -> None:
                 self.send_response(200)
@@ -310,16 +287,4 @@ class FaultyGcs:
                 self.end_headers()
                 self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content))
 
-            def _say(
-                self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
-            ) -> None:
-                self.send_response(status)
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                if status != 204:
-                    self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if cut else body)
-                self.close_connection = self.close_connection or cut
-
-        return Handler
+        return Serving

@@ -8,9 +8,9 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
+
+from support.listening import Handler, listening
 
 
 class FaultyProxy:
@@ -30,17 +30,8 @@ class FaultyProxy:
     @contextmanager
     def serving(self) -> Iterator[FaultyProxy]:
         """While inside, it listens on a port of its own."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
+        with listening(self._handler()) as self.endpoint:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     def _fault(self) -> str:
         with self._lock:
@@ -49,19 +40,10 @@ class FaultyProxy:
             self.failed += 1
             return self._random.choice(("503", "lost"))
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Handler]:
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: Any) -> None:
-                return
-
-            def handle(self) -> None:
-                with suppress(ConnectionError):  # whoever was killed is gone
-                    super().handle()
-
+        class Passing(Handler):
             def parse_request(self) -> bool:
                 if not super().parse_request():
                     return False
@@ -126,4 +108,4 @@ class FaultyProxy:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-        return Handler
+        return Passing

@@ -7,23 +7,20 @@ import hashlib
 import re
 import secrets
 import socket
-import ssl
 import struct
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from html import unescape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import google_crc32c
 
+from support.listening import Handler, listening
+
 _CRC, _MARK = "x-amz-checksum-crc32c", "x-amz-meta-holdshort-writer"
-CERTIFICATE = Path(__file__).with_name("loopback.pem")
-"""For 127.0.0.1, with its key: it guards nothing."""
 
 
 def _inner(name: str, text: str) -> str:
@@ -86,35 +83,13 @@ class FaultyS3:
     @contextmanager
     def serving(self, *, by_https: bool = False) -> Iterator[FaultyS3]:
         """While inside, it listens on a port of its own; with the certificate CERTIFICATE if it is asked to."""
-        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        server.daemon_threads = True
-        if by_https:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(CERTIFICATE)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        self.endpoint = f"http{'s' if by_https else ''}://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with listening(self._handler(), by_https=by_https) as self.endpoint:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Handler]:
         store = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: Any) -> None:
-                return
-
-            def handle(self) -> None:
-                with suppress(ConnectionError):  # a client that has what it wants may leave
-                    super().handle()
-
+        class Serving(Handler):
             def do_GET(self) -> None:
                 if found := re.search(r"[?&]uploadId=(\w+)", self.path):
                     self._list_parts(found[1])
@@ -258,17 +233,9 @@ class FaultyS3:
             def _say(
                 self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
             ) -> None:
-                self.send_response(status)
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                sent = body[: len(body) // 2] if cut else body
+                sent = self.say(status, body, headers, cut=cut)
                 with store.lock:
-                    store.served_bytes += len(sent)
-                    store._served_of[self.path.partition("?")[0].lstrip("/")] += len(sent)
-                if self.command != "HEAD":
-                    self.wfile.write(sent)
-                self.close_connection = self.close_connection or cut
+                    store.served_bytes += sent
+                    store._served_of[self.path.partition("?")[0].lstrip("/")] += sent
 
-        return Handler
+        return Serving
