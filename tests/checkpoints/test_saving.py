@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,6 +95,15 @@ def test_a_folder_comes_back_as_it_was(place: Place, tmp_path: Path) -> None:
     assert (found.manifest.step, content(tmp_path / "out")) == (5, FILES)
     with pytest.raises(NotAllowedNow, match="say into which folder"):
         checkpoints.restore(place.url, storage_options=place.options)
+
+
+def test_a_folder_from_afar_is_saved(tmp_path: Path) -> None:
+    files = {**FILES, "large.bin": os.urandom(17_000_001)}
+    far = fsspec.filesystem("memory")
+    far.pipe({f"/{tmp_path.name}/source/{name}": data for name, data in files.items()})
+    checkpoints.save(f"memory://{tmp_path.name}/source", tmp_path / "run", 5)
+    checkpoints.restore(tmp_path / "run", tmp_path / "out")
+    assert content(tmp_path / "out") == files
 
 
 def test_a_run_in_a_store_is_one_of_that_store(tmp_path: Path) -> None:
