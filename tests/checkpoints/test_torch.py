@@ -126,7 +126,7 @@ def test_its_own_writer_and_reader_work_on_our_urls(place: Place) -> None:
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
     url = {"local": "checkpoint::file://" + place.url}.get(place.kind, place.url)
-    options = {"s3": place.options} if place.options else {}
+    options = {place.kind: place.options} if place.options else {}
     for _ in range(2):  # the second one replaces the first
         state = _state()
         dcp.save(state, storage_writer=FsspecWriter(url, sync_files=False, **options), no_dist=True)

@@ -27,6 +27,7 @@ from holdshort.storage.reading.buffers import Buffers
 from holdshort.storage.reading.reader import Reader
 from holdshort.storage.writing.parts import LEAST_PART, MOST_BYTES, MOST_PART, MOST_PARTS, even_part, growing_part
 from holdshort.storage.writing.writer import Writer
+from support.faulty_gcs import FaultyGcs
 from support.faulty_s3 import FaultyS3
 from support.servers import SeaweedServer
 from support.waiting import eventually
@@ -44,6 +45,7 @@ class Far:
     def __init__(self, kind: str, protocol: str, options: dict[str, Any], folder: str, client: Any = None) -> None:
         self.kind, self.protocol, self.options, self.folder = kind, protocol, options, folder
         self._client = client
+        self.begun: Callable[[], list[str]] = list
         self.fs = self.with_profile()
 
     def with_profile(self, **values: Any) -> Any:
@@ -74,15 +76,15 @@ class Far:
             return []
 
     def unfinished(self) -> list[str]:
-        """Multipart uploads in the bucket that were neither completed nor aborted."""
+        """Uploads to the bucket that were neither completed nor aborted."""
         if self._client is None:
-            return []
+            return self.begun()
         prefix = self.folder.partition("/")[2]
         found = self._client.list_multipart_uploads(Bucket=self.folder.partition("/")[0], Prefix=prefix)
         return [upload["Key"] for upload in found.get("Uploads", [])]
 
 
-@pytest.fixture(params=["s3", "s3 by its own methods", "local", "memory"])
+@pytest.fixture(params=["s3", "s3 by its own methods", "gs", "local", "memory"])
 def far(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Far:
     kind: str = request.param
     if kind == "local":
@@ -90,11 +92,22 @@ def far(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         return Far(kind, "file", {}, str(tmp_path / "far"))
     if kind == "memory":
         return Far(kind, "memory", {}, f"/{tmp_path.name}")
+    if kind == "gs":
+        return request.getfixturevalue("gs")
     if kind != "s3":
         monkeypatch.setattr("holdshort.storage.reading.signed_s3.SignedS3.suits", lambda fs: False)
     far = _on(request.getfixturevalue("s3_server"), request.getfixturevalue("s3_url"))
     far.kind = kind
     return far
+
+
+@pytest.fixture
+def gs(tmp_path: Path) -> Iterator[Far]:
+    pytest.importorskip("gcsfs")
+    with FaultyGcs().serving() as server:
+        far = Far("gs", "gs", {**server.options, "use_listings_cache": False}, f"bkt/{tmp_path.name}/far")
+        far.begun = server.begun
+        yield far
 
 
 @pytest.fixture
@@ -371,10 +384,11 @@ def test_an_exclusive_write_is_for_an_object_that_is_not_there(far: Far, tmp_pat
     assert (far.names(), far.unfinished()) == (["a"], [])
 
 
-@pytest.mark.parametrize("kind", ["s3", "local", "memory"])
+@pytest.mark.parametrize("kind", ["s3", "gs", "local", "memory"])
 def test_of_racing_exclusive_writers_one_wins(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
     far = {
         "s3": lambda: request.getfixturevalue("s3"),
+        "gs": lambda: request.getfixturevalue("gs"),
         "local": lambda: Far("local", "file", {}, str(tmp_path)),
         "memory": lambda: Far("memory", "memory", {}, f"/{tmp_path.name}"),
     }[kind]()

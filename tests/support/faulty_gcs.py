@@ -6,6 +6,7 @@ on them is tested here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from support.listening import Handler, listening
 
 _OBJECT = re.compile(r"/(?:download/)?storage/v1/b/([^/]+)/o/([^/]+)")
+_MOVE = re.compile(r"/storage/v1/b/[^/]+/o/([^/]+)/moveTo/o/([^/]+)")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)(/o|/storageLayout)?")
 _UPLOAD = re.compile(r"/upload/storage/v1/b/([^/]+)/o")
 
@@ -61,6 +63,7 @@ class FaultyGcs:
         self.asked: list[str] = []
         self.lock = threading.RLock()
         self._objects: dict[str, list[_Object]] = {}
+        self._numbers = itertools.count()
         self._uploads: dict[str, tuple[str, Mapping[str, str], bytes]] = {}
         self._generation = time.time_ns() // 1000  # never the same again, on whichever port
 
@@ -75,6 +78,11 @@ class FaultyGcs:
             self._generation += 1
             older = self._objects.get(key, []) if self.keeps_versions else []
             self._objects[key] = [*older, _Object(self._generation, content)]
+
+    def begun(self) -> list[str]:
+        """The names of uploads in parts that were neither finished nor given up."""
+        with self.lock:
+            return [name for name, _, _ in self._uploads.values()]
 
     @contextmanager
     def serving(self) -> Iterator[FaultyGcs]:
@@ -212,6 +220,9 @@ class FaultyGcs:
                 if "upload_id" in self.query:
                     self._chunk(self.query["upload_id"])
                     return
+                if moved := _MOVE.fullmatch(self.target):
+                    self._move(unquote(moved[1]), unquote(moved[2]))
+                    return
                 found = _UPLOAD.fullmatch(self.target)
                 if found is None or unquote(found[1]) != store.bucket:
                     self._refuse(404, "The specified bucket does not exist.")
@@ -225,7 +236,7 @@ class FaultyGcs:
                 elif self.query["uploadType"] == "media":
                     self._store(self.query["name"], self.body)
                 else:
-                    number = str(len(store._uploads))
+                    number = str(next(store._numbers))
                     store._uploads[number] = (self.query["name"], self.query, b"")
                     location = f"{store.endpoint}{self.target}?uploadType=resumable&upload_id={number}"
                     self.say(200, b"", {"Location": location})
@@ -241,7 +252,18 @@ class FaultyGcs:
                     self.say(308, b"", {"Range": f"bytes=0-{len(before) + len(self.body) - 1}"})
                     return
                 self.query = dict(asked)
+                with store.lock:
+                    del store._uploads[number]
                 self._store(name, before + self.body)
+
+            def _move(self, key: str, to: str) -> None:
+                with store.lock:
+                    found = store.found(key, None)
+                    if found is None:
+                        self._refuse(404, f"No such object: {key}")
+                        return
+                    self._store(to, found.content)
+                    del store._objects[key]
 
             def _store(self, key: str, content: bytes) -> None:
                 with store.lock:
