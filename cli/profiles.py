@@ -43,7 +43,8 @@ def explain(
 ) -> None:
     """Say which profile counts for a URL, with which values, where each comes from, and why. No store is asked.
 
-    With --scan the objects and bytes under the URL are counted, for 20 seconds at most; say it again to go on.
+    With --scan the objects and bytes under the URL are counted, for 20 seconds at most; say it again to go on. What was
+    counted to the end says from then on where what is read there is cached.
 
     Example: `holdshort profile explain auto::s3://models/llama/model.safetensors`
     """
@@ -53,6 +54,8 @@ def explain(
 
     choice, plan = explained(url)
     data = _counted(url, quiet=json) if scan else None
+    if data:
+        choice, plan = explained(url)  # with what was just counted
     may_decide = choice.source in ("pattern", "nothing")
     told = [(each, each.pattern) for each in seen_at(url) if may_decide and each.pattern is not None]
     if json:

@@ -45,7 +45,7 @@ class Access:
     connections: int = 32
     freshness_s: float = 0.0
     memory_bytes: int = 512 * MIB
-    cache: Cache = "none"
+    cache: Cache = "disk"
     cache_bytes: int = 16 * GIB
     when_replaced: WhenReplaced = "error"
 

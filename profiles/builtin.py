@@ -1,7 +1,8 @@
 """The profiles that come with Holdshort.
 
 Where a figure is given for its reason, the store takes 40 ms to the first byte and a connection moves 90 MB/s; that is
-what object stores of the large clouds are like within their region.
+what object stores of the large clouds are like within their region. Where a profile says nothing of the cache, what it
+reads is kept (keeping costs a tenth of fetching), and the data's size decides where.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ TRAINING = profile(
     gap_bytes=(256 * KIB, "moving this takes 3 ms, where one more request takes 40"),
     connections=(64, "small files wait for first bytes only: 64 at once bring 1,500 a second"),
     freshness_s=(inf, "a data set that changes while a model is trained on it would be a mistake"),
-    cache=("disk", "the next epoch reads the same again, and so do the other workers of the loader"),
 )
 
 SERVING = profile(
@@ -61,7 +61,6 @@ PLAIN = profile(
     gap_bytes=(256 * KIB, "moving this takes 3 ms, where one more request takes 40"),
     connections=(64, "how many of them pay is found while reading"),
     freshness_s=(0.0, "nobody has said that it does not change"),
-    cache=("disk", "that it is read again shows only when it is, and keeping costs a tenth of fetching"),
 )
 
 BUILT_IN: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (TRAINING, SERVING, CHECKPOINT, PLAIN)})

@@ -1,12 +1,12 @@
 """Which values count, and where each comes from. Pure.
 
-An argument comes before what was observed, that before a user's own profile, that before the one it extends, and that
-before what fits the node.
+An argument comes before what was observed, that before a user's own profile, that before the one it extends, that
+before what follows from the size of the data, if it is known, and that before what fits the node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Applied:
     """One value as it counts.
 
     Attributes:
-        source: "argument", "observed", "profile NAME", "this node" or "built in".
+        source: "argument", "observed", "profile NAME", "data", "this node" or "built in".
         reason: why it is what it is.
     """
 
@@ -46,6 +46,7 @@ def resolve(
     *,
     arguments: Mapping[str, Any] | None = None,
     observed: Iterable[Value] = (),
+    data: Callable[[Mapping[str, Any]], Iterable[Value]] | None = None,
     node: Iterable[Value] = (),
 ) -> Plan:
     """The values for a profile on a node.
@@ -54,6 +55,7 @@ def resolve(
         known: all profiles by name, to find what it extends.
         arguments: what was asked for explicitly.
         observed: what follows from how objects are used.
+        data: says what fits the data, given the values that count before it; None: nothing is known of the data.
         node: what fits this machine.
 
     Raises:
@@ -63,9 +65,16 @@ def resolve(
     asked = [Value(name, value, "asked for explicitly") for name, value in (arguments or {}).items()]
     layers: list[tuple[str, Iterable[Value]]] = [("argument", asked), ("observed", observed)]
     layers += [(f"profile {each.name}", each) for each in _chain(chosen, known or {})]
-    for source, values in [*layers, ("this node", node)]:
+
+    def apply(source: str, values: Iterable[Value]) -> None:
         for value in values:
             found.setdefault(value.name, Applied(value.name, value.value, source, value.reason))
+
+    for source, values in layers:
+        apply(source, values)
+    if data is not None:
+        apply("data", data({name: each.value for name, each in found.items()}))
+    apply("this node", node)
     access = Access.of({name: each.value for name, each in found.items()})
     for name in NAMES:
         found.setdefault(name, Applied(name, getattr(access, name), _FIXED, "nothing else says what it should be"))

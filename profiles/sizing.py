@@ -10,6 +10,7 @@ from .profile import Value
 _SHARE = 0.25
 _LEAST, _MOST = 64 * MIB, 8 * GIB
 _DISK_SHARE, _DISK_LEFT = 0.75, 0.1
+_PLACE = Value("cache", "disk", "whoever reads it next on this machine, in the next epoch say, finds it there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,14 @@ class Node:
         memory_used_bytes: of it, and not given back on demand.
         memory_origin: where that limit comes from, for people.
         disk: the cache's; None: it was not looked at.
+        ram: the RAM disk, where what is cached in memory lies; None: it was not looked at.
     """
 
     memory_bytes: int
     memory_used_bytes: int
     memory_origin: str
     disk: Disk | None = None
+    ram: Disk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +78,23 @@ def fit(node: Node) -> tuple[Value, ...]:
     else:
         why = f"a quarter of what is free: {free}"
     memory = Value("memory_bytes", wanted, why)
-    return (memory,) if node.disk is None else (memory, _cache(node.disk))
+    return (memory,) if node.disk is None else (memory, _PLACE, _cache(node.disk))
+
+
+def room(disk: Disk) -> int:
+    """What a cache may take of a disk; 0 where none can lie."""
+    if disk.unusable:
+        return 0
+    usable = disk.free_bytes + disk.cached_bytes
+    return max(0, min(int(usable * _DISK_SHARE), usable - int(disk.total_bytes * _DISK_LEFT)))
 
 
 def _cache(disk: Disk) -> Value:
     if disk.unusable:
         return Value("cache_bytes", 0, f"there is no cache in {disk.folder}: {disk.unusable}")
-    room = disk.free_bytes + disk.cached_bytes
-    wanted = max(0, min(int(room * _DISK_SHARE), room - int(disk.total_bytes * _DISK_LEFT)))
     cached = f", and the cache has {size(disk.cached_bytes)}" if disk.cached_bytes else ""
     why = f"three quarters, less what keeps a tenth of the disk free: {disk.folder} has {size(disk.free_bytes)} free"
-    return Value("cache_bytes", wanted, why + cached)
+    return Value("cache_bytes", room(disk), why + cached)
 
 
 def size(amount: float) -> str:

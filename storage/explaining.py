@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from ..profiles import Choice, Plan, choose, resolve
 from ..profiles.pattern import Observed, Seen, folder_of
 from ..profiles.profile import Profile, Value
-from ..profiles.sizing import fit
-from .errors import SettingsError
+from ..profiles.sizing import Node, fit
+from ..profiles.working_set import Counted, fit_data
+from .counts import Counts, behind, may_be_counted
+from .errors import MissingExtra, SettingsError
 from .node import cache_disk, this_node
 from .patterns import seen_of
 from .settings import known_profiles
@@ -34,7 +36,26 @@ def explain(url: str, arguments: Mapping[str, Any] | None = None) -> tuple[Choic
         observed.learn(seen)
         pattern = observed.pattern()
         choice = choice if pattern is None else pattern.choice(known)
-    return choice, plan_of(choice.profile, known, arguments, choice.values)
+    return choice, plan_of(choice.profile, known, arguments, choice.values, counted_at(url))
+
+
+def counted_at(url: str) -> Counted | None:
+    """How much lies under a URL, or the nearest folder above it that was counted, if that was not too long ago.
+
+    Stores that are reached with other options than the environment's are other stores.
+
+    Raises:
+        SettingsError: the configuration can't be used.
+    """
+    _, protocol, path = _split(url)
+    url = f"{_PROTOCOLS.get(protocol, protocol)}://{path}"
+    if not may_be_counted(url):
+        return None  # most often, and to make a client takes a while
+    try:
+        fs, path = behind(url, {})
+    except (MissingExtra, ImportError, ValueError):
+        return None
+    return Counts(fs).of(path)
 
 
 def seen_at(url: str) -> list[Seen]:
@@ -69,15 +90,21 @@ def plan_of(
     known: Mapping[str, Profile],
     arguments: Mapping[str, Any] | None = None,
     observed: Iterable[Value] = (),
+    counted: Counted | None = None,
 ) -> Plan:
-    """Its values on this machine. Raises SettingsError."""
+    """Its values on this machine, for data of that size, if it is known. Raises SettingsError."""
+    data = None if counted is None else partial(fit_data, counted, _node_for_data())
     try:
-        return resolve(profile, known, arguments=arguments, observed=observed, node=node_values())
+        return resolve(profile, known, arguments=arguments, observed=observed, data=data, node=fit(_node()))
     except ValueError as error:
         raise SettingsError(f"The values of profile {profile.name} can't be used: {error}.") from error
 
 
 @cache
-def node_values() -> tuple[Value, ...]:
-    """What fits this machine."""
-    return fit(replace(this_node(), disk=cache_disk()))
+def _node() -> Node:
+    return replace(this_node(), disk=cache_disk())
+
+
+@cache
+def _node_for_data() -> Node:
+    return replace(_node(), ram=cache_disk("memory"))

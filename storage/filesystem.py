@@ -16,9 +16,11 @@ import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 
 from ..profiles import BUILT_IN, Access, Choice, Plan
+from ..profiles.working_set import Counted
 from .backends import file_system
 from .caching.opening import StoreCache, cache_for
 from .conditions import creating
+from .counts import Counts
 from .errors import SettingsError
 from .explaining import choice_of, plan_of
 from .observing import Observing, observing_for
@@ -92,7 +94,8 @@ class ProfiledFileSystem(ChainedFileSystem):
         self._observing: Observing | None = None
         self._ours = threading.RLock()
         self._process = -1
-        self._plans: dict[tuple[str, tuple[tuple[str, Any], ...]], Plan] = {}
+        self._counts: Counts | None = None
+        self._plans: dict[tuple[str, tuple[tuple[str, Any], ...], Counted | None], Plan] = {}
         self._connect()
         self._plan_of(self._choice("x"))  # so that a wrong value is told now
 
@@ -113,8 +116,9 @@ class ProfiledFileSystem(ChainedFileSystem):
 
     def explain(self, path: str) -> tuple[Choice, Plan]:
         """Which profile counts for a path, with which values, and why."""
-        choice = self._choice(self._strip(path))
-        return choice, self._plan_of(choice)
+        path = self._strip(path)
+        choice = self._choice(path)
+        return choice, self._plan_of(choice, path)
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -483,13 +487,15 @@ class ProfiledFileSystem(ChainedFileSystem):
             observing.tell("read", path, start=start, length=len(data))
 
     def _access(self, path: str) -> Access:
-        return self._plan_of(self._choice(path)).access
+        return self._plan_of(self._choice(path), path).access
 
-    def _plan_of(self, choice: Choice) -> Plan:
-        key = choice.profile.name, tuple((value.name, value.value) for value in choice.values)
+    def _plan_of(self, choice: Choice, path: str = "") -> Plan:
+        counted = self._counts.of(path) if path and self._counts is not None else None
+        key = choice.profile.name, tuple((value.name, value.value) for value in choice.values), counted
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = plan_of(choice.profile, self._known, self._arguments, choice.values)
+            plan = plan_of(choice.profile, self._known, self._arguments, choice.values, counted)
+            self._plans[key] = plan
         return plan
 
     def _connect(self) -> tuple[Any, Reader, Writer]:
@@ -506,6 +512,7 @@ class ProfiledFileSystem(ChainedFileSystem):
                 buffers, connections = buffers_of_process(access.memory_bytes), access.connections
                 reader = Reader(fs, buffers, connections=connections, cache=_caches(fs))
                 self._parts = fs, reader, Writer(fs, reader.fetcher, reader.forget)
+                self._counts = Counts(fs)
                 if self._profile == "auto" and self._observing is None:
                     self._observing = observing_for(fs, self._known)
                 self._process = os.getpid()

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ..profiles.sizing import Disk, Node
 from .caching.folder import used_bytes
-from .caching.place import usable_folder
+from .caching.place import Kind, usable_folder
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -27,9 +27,13 @@ def this_node(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Node:
     return found
 
 
-def cache_disk() -> Disk:
-    """The disk that the cache lies on, or would. Raises SettingsError if a folder was named where none can lie."""
-    folder, why = usable_folder()
+def cache_disk(kind: Kind = "disk") -> Disk:
+    """The disk, or RAM disk, that the cache lies on, or would.
+
+    Raises:
+        SettingsError: a folder was named where none can lie.
+    """
+    folder, why = usable_folder(kind)
     if why:
         return Disk(str(folder), unusable=why)
     stat = os.statvfs(folder)

@@ -53,7 +53,7 @@ def test_every_value_of_a_profile_has_a_reason(profile: Profile) -> None:
 def test_an_argument_comes_before_the_users_table_that_before_the_profile_and_the_node_last() -> None:
     mine = extension("mine", "training", {"part_bytes": 2 * MIB, "connections": 8}, origin="holdshort.toml")
     node = (Value("memory_bytes", 100 * MIB, "a small machine"), Value("part_bytes", MIB, "never asked"),
-            Value("cache_bytes", 0, "a full disk"))  # fmt: skip
+            Value("cache", "disk", "it is there"), Value("cache_bytes", 0, "a full disk"))  # fmt: skip
     plan = resolve(mine, {**BUILT_IN, "mine": mine}, arguments={"connections": 3}, node=node)
     sources = {applied.name: (applied.value, applied.source) for applied in plan.applied}
     assert sources["connections"] == (3, "argument")
