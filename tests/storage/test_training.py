@@ -6,7 +6,6 @@ import multiprocessing
 import pickle
 import random
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,16 +166,19 @@ def test_what_is_prefetched_is_at_hand_when_it_is_yielded(store: FaultyS3) -> No
 def test_no_more_is_fetched_ahead_than_was_allowed(store: FaultyS3, ahead: dict[str, int]) -> None:
     fs = opened(store.options)
     paths = list(SET)
+    taken = 0
+    farthest: list[int] = []
+    store.on_get = lambda path: farthest.append(paths.index(path) - taken if path in SET else -1)
     reading = iter(fs.prefetch(paths, **ahead))
-    for number in (1, 2, 3):
-        next(reading)
-        eventually(lambda number=number: store.gets >= number + 4)
-    time.sleep(0.2)  # what would come too early comes within a request's time
-    assert store.gets <= 3 + 5
+    for taken in range(20):
+        assert next(reading) == paths[taken]
+    eventually(lambda: store.gets >= 19 + 5, what="all that may come ahead of the reader has come")
+    assert max(farthest) == 4, "at no time was more asked for than the one in hand and four ahead"
     reading.close()  # pyright: ignore[reportAttributeAccessIssue]
-    asked = store.gets
-    time.sleep(0.2)
-    assert store.gets == asked, "and nothing after its end"
+    del farthest[:]
+    # It is asked for behind all that was still waiting.
+    assert list(fs.prefetch(["bkt/large"])) == ["bkt/large"]
+    assert set(farthest) == {-1}, "and nothing after its end"
     assert not [thread for thread in threading.enumerate() if thread.name == "holdshort-prefetch"]
 
 

@@ -46,6 +46,7 @@ class FaultyS3:
         objects: what was written, by path.
         uploads: unfinished uploads: parts by number, by id.
         on_lost: called once an answer is lost.
+        on_get: called with the path when a GET has come.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -66,6 +67,7 @@ class FaultyS3:
         self.gets = 0
         self.served_bytes = 0
         self.on_lost: Callable[[], object] = lambda: None
+        self.on_get: Callable[[str], object] = lambda path: None
         self.lock = threading.Lock()
 
     def served_of(self, name: str) -> int:
@@ -102,6 +104,7 @@ class FaultyS3:
                     name = self.path.partition("?")[0]
                     content = store.contents.get(name.lstrip("/"), store.content)
                     content, tag, _ = store.objects.get(name, (content, store.tag, ""))
+                    store.on_get(name.lstrip("/"))
                 if name.lstrip("/") in store.refused:
                     fault = "403"
                 if fault == "reset":
