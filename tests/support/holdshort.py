@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from holdshort.jobs.presence import alive
 from holdshort.jobs.settings import PoolSettings, Settings
 from holdshort.storage.opening import open_store
 from support.waiting import eventually
+from support.warm import WarmProcess
 
 TESTS = Path(__file__).parent.parent
 
@@ -43,19 +43,29 @@ def settings_for(
 
 
 class Process:
-    """One of our processes, logging to a file."""
+    """One of our processes, a module with arguments, logging to a file.
 
-    def __init__(self, command: list[str], settings: Settings, log: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        is_warm: whether it may be one that has imported before it starts, see support.warm.
+    """
+
+    def __init__(self, command: list[str], settings: Settings, log: Path, *, is_warm: bool = False) -> None:
         self.log = log
+        environment = {
+            **os.environ, "PYTHONPATH": str(TESTS), "TEST_FOLDER": str(log.parent), **environment_of(settings)
+        }  # fmt: skip
+        self._process: subprocess.Popen[bytes] | WarmProcess
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command, stdout=output, stderr=output, stdin=subprocess.PIPE, start_new_session=True,
-                cwd=log.parent,
-                env={
-                    **os.environ, "PYTHONPATH": str(TESTS), "TEST_FOLDER": str(log.parent), **environment_of(settings),
-                    **environment,
-                },
-            )  # fmt: skip
+            if is_warm:
+                module, *arguments = command
+                self._process = WarmProcess(
+                    module, arguments, cwd=log.parent, env=environment, output=output, errors=output
+                )
+            else:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", *command], stdout=output, stderr=output, stdin=subprocess.PIPE,
+                    start_new_session=True, cwd=log.parent, env=environment,
+                )  # fmt: skip
 
     @property
     def pid(self) -> int:
@@ -96,8 +106,8 @@ class Processes:
 
     def worker(self, *, kill_at: str = "", nth: int = 1, pool: str = "embed", ready: bool = True) -> Process:
         """A worker; with `kill_at`, one that kills itself at the nth time it comes to that point."""
-        command = [sys.executable, "-m", "support.worker", pool, kill_at, str(nth)]
-        process = self._start(command, f"worker-{len(self._all)}.log")
+        command = ["support.worker", pool, kill_at, str(nth)]
+        process = self._start(command, f"worker-{len(self._all)}.log", is_warm=True)
         if ready:
             self.wait_ready(process, pool)
         return process
@@ -114,7 +124,9 @@ class Processes:
 
     def holdshort(self, *arguments: str) -> Process:
         """A `holdshort` command that keeps running, such as controller, up or watch."""
-        return self._start([sys.executable, "-m", "holdshort.cli", *arguments], f"{arguments[0]}-{len(self._all)}.log")
+        # `up` runs further ones, which are to be like it.
+        is_warm = arguments[0] != "up"
+        return self._start(["holdshort.cli", *arguments], f"{arguments[0]}-{len(self._all)}.log", is_warm=is_warm)
 
     def alive(self, pool: str = "embed") -> int:
         """Workers that say they live."""
@@ -130,8 +142,8 @@ class Processes:
         """All logs, for a failing test to show."""
         return "\n".join(f"--- {process.log.name}\n{process.text()[-4000:]}" for process in self._all)
 
-    def _start(self, command: list[str], log: str) -> Process:
-        process = Process(command, self.settings, self.folder / log, {})
+    def _start(self, command: list[str], log: str, *, is_warm: bool = False) -> Process:
+        process = Process(command, self.settings, self.folder / log, is_warm=is_warm)
         self._all.append(process)
         return process
 
