@@ -30,7 +30,7 @@ from holdshort.storage.errors import (
     SettingsError,
     StoreRefused,
 )
-from support.crashing import is_same
+from support.crashing import is_same, warm_server, without_main
 from support.places import Place
 from support.ranks import saves_and_leaves, saves_share
 from support.waiting import eventually
@@ -442,15 +442,16 @@ def test_a_forked_child_saves_on_its_own(tmp_path: Path) -> None:
 def _together(
     url: str, options: dict[str, Any], tmp_path: Path, ranks: int, token: str, missing: int = -1
 ) -> list[str]:
-    context = get_context("spawn")
+    context = warm_server()
     answers = [tmp_path / f"{token}-{rank}" for rank in range(ranks)]
     children = [
         context.Process(target=saves_share, args=(url, options, rank, ranks, token, str(answers[rank])))
         for rank in range(ranks)
         if rank != missing
     ]
-    for child in children:
-        child.start()
+    with without_main():
+        for child in children:
+            child.start()
     for child in children:
         child.join(60)
         assert child.exitcode == 0

@@ -19,7 +19,7 @@ from holdshort.storage.checkpoints.collecting import collect  # noqa: E402
 from holdshort.storage.checkpoints.manifest import file_path  # noqa: E402
 from holdshort.storage.checkpoints.runs import run_at  # noqa: E402
 from holdshort.storage.errors import NotAllowedNow  # noqa: E402
-from support.dcp import saves_and_loads  # noqa: E402
+from support.dcp import rank_by_rank  # noqa: E402
 from support.places import Place  # noqa: E402
 
 
@@ -224,12 +224,10 @@ def test_it_saves_in_the_background(tmp_path: Path) -> None:
 
 
 def test_ranks_save_one_step_together_and_nothing_is_visible_if_one_fails(tmp_path: Path) -> None:
-    url, context = str(tmp_path / "run"), get_context("spawn")
-    ranks = [context.Process(target=saves_and_loads, args=(url, rank, 2, str(tmp_path))) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(90)
+    url = str(tmp_path / "run")
+    ranks = get_context("spawn").Process(target=rank_by_rank, args=(url, 2, str(tmp_path)))
+    ranks.start()
+    ranks.join(90)
     for rank in (0, 1):
         failed, loaded = (tmp_path / f"answer-{rank}").read_text().split("|")
         assert "CheckpointException" in failed

@@ -221,12 +221,12 @@ def test_nothing_outlives_a_demo_that_is_told_to_end(tmp_path: Path, tmp_path_fa
     models = smollm2_folder(tmp_path_factory)
     with (tmp_path / "said").open("wb") as said:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "holdshort.cli", "demo", "--seconds", "6", "--documents", "120",
+            [sys.executable, "-m", "holdshort.cli", "demo", "--seconds", "5", "--documents", "120",
              "--output", str(tmp_path / "out"), "--folder", str(tmp_path / "all")],
             env={**os.environ, "HOLDSHORT_MODELS": str(models)}, stdout=said, stderr=said,
         )  # fmt: skip
     try:
-        eventually(lambda: b"both, unprotected" in (tmp_path / "said").read_bytes(), timeout=120)
+        eventually(lambda: b"the indexing job alone" in (tmp_path / "said").read_bytes(), timeout=120)
         assert len(_left_over(tmp_path)) >= 3, "model server, `up` and a worker run now"
         demo.terminate()
         assert demo.wait(timeout=60) == 130

@@ -111,7 +111,7 @@ def _failing(chance: random.Random) -> Callable[[int, int], None]:
     return progress
 
 
-def _warm_server() -> Any:
+def warm_server() -> Any:
     """A server that forks processes which have imported all; the first call starts it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.crashing"])
@@ -127,7 +127,7 @@ def _warm_server() -> Any:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Children do not need what our process was started as, and would import it."""
     main = vars(sys.modules["__main__"])
     file = main.pop("__file__", None)  # a worker of pytest-xdist has none
@@ -152,7 +152,7 @@ class Crashes:
         self.step = 0
         self.seen: Counter[str] = Counter()
         self._known: set[int] = set()
-        self._context = _warm_server()
+        self._context = warm_server()
 
     def round(self, kind: Kind, after: Callable[[], None] = lambda: None) -> None:
         """One crash, and a look at what is there. Raises Breach if it is not as promised.
@@ -168,7 +168,7 @@ class Crashes:
             child = self._context.Process(
                 target=saves, args=(self.url, self.options, first, kind, seed, theirs, rank, ranks), daemon=True
             )
-            with _without_main():
+            with without_main():
                 child.start()
             theirs.close()
             children.append((child, ours))

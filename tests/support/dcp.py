@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import logging
 import warnings
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+
+def rank_by_rank(url: str, ranks: int, folder: str) -> None:
+    """`saves_and_loads` for each rank, in processes that are forked from this one: torch is imported once."""
+    import torch.distributed.checkpoint
+    import torch.distributed.tensor  # noqa: F401 - warm
+
+    children = [
+        get_context("fork").Process(target=saves_and_loads, args=(url, rank, ranks, folder)) for rank in range(ranks)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
 
 
 def saves_and_loads(url: str, rank: int, ranks: int, folder: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,20 +16,23 @@ from holdshort.workers.lane.reader import LaneReader
 from holdshort.workers.lane.reading import Reading
 from support.holdshort import TESTS, environment_of
 from support.waiting import eventually
+from support.warm import WarmProcess
 
 
 class LaneProcess:
     """A process of a host."""
 
-    def __init__(self, command: list[str], host: Host, log: Path) -> None:
+    def __init__(self, module: str, arguments: list[str], host: Host, log: Path) -> None:
         self.log = log
         self.log.parent.mkdir(parents=True, exist_ok=True)
         python_path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
-                start_new_session=True, env={**os.environ, "PYTHONPATH": python_path, **host.environment()},
-            )  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": python_path, **host.environment()}
+        read, write = os.pipe()
+        self._answers = os.fdopen(read)
+        with log.open("ab") as errors, os.fdopen(write, "wb") as output:
+            self._process = WarmProcess(
+                module, arguments, cwd=Path.cwd(), env=environment, output=output, errors=errors
+            )
 
     @property
     def pid(self) -> int:
@@ -40,10 +41,9 @@ class LaneProcess:
     def say(self, line: str) -> str:
         """Give it a line; returns its answer."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
+        self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        answer = self._answers.readline()
         assert answer, f"it ended:\n{self.text()[-3000:]}"
         return answer.strip()
 
@@ -61,7 +61,7 @@ class LaneProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._answers):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
@@ -93,11 +93,11 @@ class Host:
 
     def source(self, name: str = "gateway") -> LaneProcess:
         """A process with a source on each pool."""
-        return self._start([sys.executable, "-m", "support.lane_source", name])
+        return self._start("support.lane_source", name)
 
     def relay(self, *, ready: bool = True) -> LaneProcess:
         """The host's relay, once it hears the others."""
-        relay = self._start([sys.executable, "-m", "holdshort.cli", "lane-relay", "--with-parent"])
+        relay = self._start("holdshort.cli", "lane-relay", "--with-parent")
         if ready:
             self.until(lambda _: self._relay_hears(), what="the relay hears other hosts")
         return relay
@@ -128,8 +128,9 @@ class Host:
         states = [state for state in self.reader().sources() if state.name == "relay"]
         return bool(states) and all(s.reading is not None and s.reading.signal == "clear" for s in states)
 
-    def _start(self, command: list[str]) -> LaneProcess:
-        process = LaneProcess(command, self, self._folder / f"{command[2].rpartition('.')[2]}-{len(self._processes)}")
+    def _start(self, module: str, *arguments: str) -> LaneProcess:
+        log = self._folder / f"{module.rpartition('.')[2]}-{len(self._processes)}"
+        process = LaneProcess(module, list(arguments), self, log)
         self._processes.append(process)
         return process
 
