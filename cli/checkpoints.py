@@ -154,10 +154,15 @@ def verify(
 @app.command()
 def restore(
     name: Name,
-    folder: Annotated[Path, typer.Argument(help="Where to; must not exist yet, or be empty.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to; must not exist yet, or be empty.", show_default=False)
+    ] = None,
     step: Annotated[
         int | None, typer.Option(help="Which step; by default the newest that is whole.", min=0, show_default=False)
     ] = None,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Instead of a folder, fill this node's cache, for whoever reads next.")
+    ] = False,
     pool: Pool = None,
     priority: Priority = None,
     wait: Wait = False,
@@ -165,31 +170,40 @@ def restore(
 ) -> None:
     """Copy a checkpoint out of the store; the folder appears once all files are there and verified.
 
-    Example: `holdshort checkpoint restore run-7 runs/7/resumed`
+    Examples: `holdshort checkpoint restore run-7 runs/7/resumed`, `holdshort checkpoint restore run-7 --warm`
     """
     from ..jobs import Client
     from ..storage.checkpoints.restoring import restore as restored
+    from ..storage.checkpoints.warming import warm as warmed
     from .output import bytes_bar, note, print_json, say
 
+    if (folder is None) is not warm:
+        raise typer.BadParameter("name a folder, or say --warm to fill this node's cache", param_hint="FOLDER")
     with Client() as client:
-        if _submitted(
-            client, pool, priority, wait=wait, json=json, action="restore", name=name, to=str(folder), step=step
-        ):
+        to = None if folder is None else str(folder)
+        if _submitted(client, pool, priority, wait=wait, json=json, action="restore", name=name, to=to, step=step):
             return
-        with bytes_bar(f"restoring {name}", quiet=json) as progress:
-            found = restored(client.ledger.store, name, folder, step=step, progress=progress)
-    size_bytes = sum(file.size_bytes for file in found.manifest.files)
+        store = client.ledger.store
+        with bytes_bar(f"{'warming' if warm else 'restoring'} {name}", quiet=json) as progress:
+            if folder is None:
+                cached = warmed(store, name, step=step, progress=progress)
+                manifest, passed_over, where = cached.manifest, cached.passed_over, f"the cache, {cached.cache}"
+                told: dict[str, Any] = {"cache": str(cached.cache), "fetched_bytes": cached.fetched_bytes}
+            else:
+                found = restored(store, name, folder, step=step, progress=progress)
+                manifest, passed_over, where = found.manifest, found.passed_over, str(found.folder)
+                told = {"folder": where}
+    size_bytes = sum(file.size_bytes for file in manifest.files)
     if json:
-        passed_over = [{"step": number, "problem": why} for number, why in found.passed_over]
+        problems = [{"step": number, "problem": why} for number, why in passed_over]
         print_json(
-            {"name": name, "step": found.manifest.step, "folder": str(found.folder), "files": len(found.manifest.files),
-             "bytes": size_bytes, "passed_over": passed_over}
+            {"name": name, "step": manifest.step, **told, "files": len(manifest.files), "bytes": size_bytes,
+             "passed_over": problems}
         )  # fmt: skip
         return
-    for number, why in found.passed_over:
+    for number, why in passed_over:
         note(f"step {number} is not whole ({why}), so an older one was taken")
-    files = len(found.manifest.files)
-    say(f"step {found.manifest.step} of {name}: {files} files, {size_bytes:,} bytes in {found.folder}")
+    say(f"step {manifest.step} of {name}: {len(manifest.files)} files, {size_bytes:,} bytes in {where}")
 
 
 @app.command()

@@ -156,6 +156,7 @@ class CheckpointJob(_Job):
     Example:
         CheckpointJob(pool="embed", source="runs/7/step-1000", name="run-7", step=1000)
         CheckpointJob(pool="embed", action="restore", name="run-7", to="/scratch/run-7")
+        CheckpointJob(pool="embed", action="restore", name="run-7")  # warms the node's cache
         CheckpointJob(pool="embed", action="verify", name="run-7", step="all")
         CheckpointJob(pool="embed", action="prune", name="run-7", keep_last=3, keep_every=1000)
         CheckpointJob(pool="embed", action="replicate", name="run-7", to="s3://other/holdshort")
@@ -173,7 +174,8 @@ class CheckpointJob(_Job):
     """save: its number. The others: which one, or "latest" (restore's and replicate's default), or, to verify or
     replicate, "all" (verify's default)."""
     to: Annotated[str, Field(min_length=1), AfterValidator(_without_password)] | None = None
-    """restore: a folder, new or empty, which each worker of the pool must see. replicate: another store's URL."""
+    """restore: a folder, new or empty, which each worker of the pool must see; left out: the cache of the node that
+    the pool's workers are on. replicate: another store's URL."""
     keep_last: Annotated[int, Field(ge=1)] | None = None
     """prune: how many of the newest steps stay."""
     keep_every: Annotated[int, Field(ge=1)] | None = None
@@ -215,7 +217,7 @@ class CheckpointJob(_Job):
 
 _FIELDS_OF: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "save": (frozenset(("source", "step")), frozenset()),
-    "restore": (frozenset(("to",)), frozenset(("step",))),
+    "restore": (frozenset(), frozenset(("to", "step"))),
     "verify": (frozenset(), frozenset(("step",))),
     "prune": (frozenset(("keep_last",)), frozenset(("keep_every",))),
     "replicate": (frozenset(("to",)), frozenset(("step",))),

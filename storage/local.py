@@ -113,6 +113,9 @@ class LocalStore:
         except ObjectNotFound:
             return None
 
+    def located(self, path: str) -> None:
+        return None
+
     @property
     def parted(self) -> FolderParts:
         return FolderParts(

@@ -12,7 +12,7 @@ from typing import TypeVar
 from .errors import StoreUnavailable
 from .flow import Flow
 from .parted.protocol import Parted
-from .store import Capabilities, Store
+from .store import Capabilities, Located, Store
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,9 @@ class PatientStore:
 
     def size(self, path: str) -> int | None:
         return self._patiently(lambda: self._store.size(path))
+
+    def located(self, path: str) -> Located | None:
+        return self._store.located(path)
 
     @property
     def parted(self) -> Parted | None:

@@ -18,7 +18,7 @@ from .flow import Flow
 from .overwriting import is_unknown, read_tagged, replace_if
 from .parted.s3 import S3Parts
 from .ranges import read_object
-from .store import Capabilities, check_path, without_overwrite
+from .store import Capabilities, Located, check_path, without_overwrite
 from .writing.in_memory import one_at_a_time
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class RemoteStore:
         self._is_memory = protocol == "memory"
         self._lock = one_at_a_time if self._is_memory else nullcontext()
         fresh = {} if self._is_memory else {"use_listings_cache": False, "skip_instance_cache": True}
-        options = {**fresh, **(storage_options or {})}
+        self._options = dict(storage_options or {})
+        options = {**fresh, **self._options}
         self._fs = file_system(protocol, options, needed_by=f"a store on {protocol}://")
         self._making = threading.Lock()
         self._moving: tuple[int, tuple[Reader, Writer, Access]] | None = None
@@ -174,6 +175,9 @@ class RemoteStore:
         except ObjectNotFound:
             return None
         return int(about["size"]) if about["type"] == "file" else None
+
+    def located(self, path: str) -> Located | None:
+        return None if self._is_memory else Located(self._protocol, self._at(path), self._options)
 
     @property
     def parted(self) -> S3Parts | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import StoreRefused
 
@@ -34,6 +34,19 @@ class Capabilities:
 
     exclusive_create: bool = False
     conditional_overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An object as any fsspec file system reaches it.
+
+    Attributes:
+        options: of the file system; they may hold credentials.
+    """
+
+    protocol: str
+    path: str
+    options: Mapping[str, Any] = field(repr=False)
 
 
 class Store(Protocol):
@@ -106,6 +119,10 @@ class Store(Protocol):
 
     def size(self, path: str) -> int | None:
         """An object's bytes; None when it does not exist."""
+        ...
+
+    def located(self, path: str) -> Located | None:
+        """Where others find an object; None on this machine's own disk or in its memory."""
         ...
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import orjson
 
-from ...storage.checkpoints.manifest import Manifest, file_path, read_manifest, steps
+from ...storage.checkpoints.manifest import Manifest, file_path, manifest_path, read_manifest, steps
 from ...storage.errors import Corrupt, HoldshortError, NotAllowedNow, ObjectNotFound, RefusedJob
 from ...storage.parted.cutting import Cut, cut, slices
 from ...storage.parted.protocol import Parted
@@ -88,10 +88,7 @@ def _of_steps(store: Store, job: CheckpointJob, places: Places) -> Iterator[Inpu
         return
     target = _target(store, job, places)
     if job.action == "restore":
-        try:
-            check_free(Path(cast("str", job.to)))
-        except NotAllowedNow as error:
-            raise RefusedJob(f"to: {error} Nothing was submitted.") from error
+        _check_restore(store, job)
     most = _parts_most(target.parted) if target is not None else _FOLDER_PARTS
     file = 0
     for step in wanted:
@@ -110,6 +107,20 @@ def _of_steps(store: Store, job: CheckpointJob, places: Places) -> Iterator[Inpu
             file += 1
         if not manifest.files:
             raise RefusedJob(f"step: step {step} of {job.name} has no files. Nothing was submitted.")
+
+
+def _check_restore(store: Store, job: CheckpointJob) -> None:
+    if job.to is None:
+        if store.located(manifest_path(job.name, 0)) is None:
+            raise RefusedJob(
+                f"to: it is left out, to warm the cache of the workers' node; but of {store.url}, which lies on a "
+                f"machine's own disk, nothing is cached. Name a folder. Nothing was submitted."
+            )
+        return
+    try:
+        check_free(Path(job.to))
+    except NotAllowedNow as error:
+        raise RefusedJob(f"to: {error} Nothing was submitted.") from error
 
 
 def _steps(store: Store, job: CheckpointJob) -> list[int]:

@@ -28,7 +28,7 @@ from ..ledger import Ledger
 from ..record import JobRecord, Outcome
 from .accepting import file_of
 from .places import Places
-from .restore_folder import RestoreFolder
+from .restore_folder import restore_folder
 from .uploads import SETTLED, Uploads
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,9 @@ def end(ledger: Ledger, record: JobRecord, outcome: Outcome, places: Places | No
         if found.state != "completed":
             ending.give_up()
         noted = uploads.note(SETTLED, {"state": found.state, "reason": found.reason})
-    if record.action == "restore" and places is not None and places.is_worker:
-        RestoreFolder(record.spec["to"], record.id).tidy()
+    folder = restore_folder(record)
+    if folder is not None and places is not None and places.is_worker:
+        folder.tidy()
     return replace(outcome, state=noted["state"], reason=noted["reason"])
 
 
@@ -104,12 +105,13 @@ class _Ending:
         self._places = places
         self._name = cast("str", record.spec["name"])
         self._action = record.action
-        self._folder = RestoreFolder(record.spec["to"], record.id) if self._action == "restore" else None
+        self._folder = restore_folder(record)
 
     # -- a job all of whose rows have ended --------------------------------------------------------------
 
     def complete(self, outcome: Outcome) -> Outcome:
-        if self._action in ("restore", "replicate") and not (self._places and self._places.is_worker):
+        needs_worker = self._folder is not None or self._action == "replicate"
+        if needs_worker and not (self._places and self._places.is_worker):
             raise NotHere
         rows = list(self._rows())
         try:
@@ -134,7 +136,8 @@ class _Ending:
         return self._commit(self._store, step, self._record.id, files)
 
     def _restore(self, files: list[File]) -> str:
-        assert self._folder is not None
+        if self._folder is None:
+            return ""  # they are in the cache
         self._folder.enter(self._uploads)
         if self._folder.has_appeared:
             return ""
@@ -193,6 +196,7 @@ class _Ending:
         if self._folder is not None:
             # On another host, or before any worker began it, there is nothing to see here.
             self._folder.tidy()
+        if self._action == "restore":
             return
         try:
             target = self._target() if self._action == "replicate" else self._store
@@ -245,8 +249,10 @@ class _Ending:
         what = f"{len(bad)} of {everything} {unit} were not {_DONE[self._action]}"
         if self._action == "verify":
             what = f"{len(bad)} of {everything} files are not whole"
-        if self._action in ("save", "restore"):
+        if self._action == "save" or self._folder is not None:
             what += " (see the job's results); nothing is visible"
+        elif self._action == "restore":
+            what += " (see the job's results)"
         return what + ": " + _listed([f"{name}: {problem}" for name, problem in bad.items()])
 
     def _at(self, file: File) -> str:

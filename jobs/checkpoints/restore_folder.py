@@ -16,7 +16,13 @@ from pathlib import Path, PurePosixPath
 from ...storage.errors import Corrupt, NotAllowedNow, UploadGone
 from ...storage.flow import Flow
 from ...storage.parted.folder import FolderParts
+from ..record import JobRecord
 from .uploads import PLACE, Uploads
+
+
+def restore_folder(record: JobRecord) -> RestoreFolder | None:
+    """The folder of a job that restores into one; None for one that warms a cache, and for others."""
+    return RestoreFolder(record.spec["to"], record.id) if record.action == "restore" and "to" in record.spec else None
 
 
 class RestoreFolder:

@@ -128,6 +128,11 @@ class CacheFolder:
                 self._open.popitem(last=False)
             return found
 
+    def find(self, subject: Subject) -> CachedObject | None:
+        """The object's file, if there is one."""
+        found = CachedObject.open(self.path_of(_key(subject)))
+        return found if found is not None and found.subject == subject else None
+
     def keep(self, cached: CachedObject, start: int, data: memoryview, *, has_room: bool = False) -> bool:
         """Write whole blocks of an object, if there is room for them; whether they are there now.
 
@@ -171,6 +176,12 @@ class CacheFolder:
             self.remove(_key(cached.subject), 0)
         return False
 
+    def drop(self, subject: Subject) -> None:
+        """Remove an object, if it is there and not pinned."""
+        cached = self.find(subject)
+        if cached is not None:
+            self.remove(_key(subject), cached.held_bytes())
+
     def remove(self, key: str, held_bytes: int) -> bool:
         """Remove an object, unless it is pinned or somebody else has just removed it; its readers can read on."""
         path = self.path_of(key)
@@ -212,6 +223,11 @@ class CacheFolder:
     def used_bytes(self) -> int:
         """What the blocks take, as far as was counted."""
         return self._read_used()[0]
+
+    @property
+    def bound_bytes(self) -> int:
+        """What the blocks may take now: what is allowed, or less where the disk is full of other things."""
+        return self._budget()
 
     def count(self) -> int:
         """Look how much is there, which puts the count right unless somebody keeps changing it.
@@ -265,7 +281,7 @@ class CacheFolder:
                 before = orjson.loads(at.read_bytes())
                 old = Subject(store, path, before["size"], before["tag"])
                 if before["path"] == path and old != Subject(store, path, version.size, version.tag):
-                    self._leave(old)
+                    self.drop(old)
             at.parent.mkdir(mode=0o700, exist_ok=True)
             aside = at.with_name(f"{at.name}.{secrets.token_hex(4)}")
             told = {"path": path, "size": version.size, "tag": version.tag, "asked_s": time.time()}
@@ -311,11 +327,6 @@ class CacheFolder:
             with suppress(FileNotFoundError):
                 aside.unlink()
         return CachedObject.open(path)
-
-    def _leave(self, subject: Subject) -> None:
-        cached = CachedObject.open(self.path_of(_key(subject)))
-        if cached is not None:
-            self.remove(_key(subject), cached.held_bytes())
 
     def _reserve(self, subject: Subject, more: int) -> bool:
         """Whether there is room for so much more of an object, or could be made."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 from ...profiles.access import Access
 from ..reading.buffers import Buffers
 from ..reading.origin import Source, Version
+from .cached import CachedObject
 from .folder import CacheFolder
 from .layout import Subject
 from .place import usable_folder
@@ -44,6 +45,19 @@ class StoreCache:
     def remember(self, path: str, version: Version) -> None:
         """The store has just said what an object is."""
         self.folder.remember(self._store, path, version)
+
+    def known(self, path: str, size: int) -> CachedObject | None:
+        """What is there of an object, as the store has described it last, however long ago; made by nobody here.
+
+        Only for whoever can tell by other means whether it is the right content.
+
+        Args:
+            size: of the content that is wanted.
+        """
+        version = self.folder.version(self._store, path, 0.0)
+        if version is None or version.size != size:
+            return None
+        return self.folder.find(Subject(self._store, path, version.size, version.tag))
 
     def forget(self, path: str) -> None:
         """The object is another one now."""

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         restore,
         steps,
         verify,
+        warm,
     )
     from .collecting import Leftover
     from .manifest import CopiedFile, Manifest
     from .restoring import Restored
     from .saving import Saved, Saving, save, save_async
+    from .warming import Warmed
 
 __all__ = [
     "CopiedFile",
@@ -41,6 +43,7 @@ __all__ = [
     "Saved",
     "Saving",
     "Verified",
+    "Warmed",
     "collect",
     "discard",
     "manifest_of",
@@ -51,6 +54,7 @@ __all__ = [
     "save_async",
     "steps",
     "verify",
+    "warm",
 ]
 
 _MODULES = {
@@ -60,6 +64,7 @@ _MODULES = {
     "Restored": ".restoring",
     "Saved": ".saving",
     "Saving": ".saving",
+    "Warmed": ".warming",
     "save": ".saving",
     "save_async": ".saving",
 }

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 
 from ..errors import Corrupt, NotAllowedNow, ObjectNotFound
 from ..store import Store
-from . import collecting, restoring
+from . import collecting, restoring, warming
 from .attempts import SILENT_S
 from .collecting import Leftover
 from .manifest import Manifest, read_manifest
@@ -21,6 +21,7 @@ from .restoring import Restored, read_file
 from .runs import Run, run_at
 from .state import Reference, begins_of, folder_of_rank, state_from
 from .tensors import tensor_from
+from .warming import Warmed
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +199,29 @@ def restore(
             passed_over.append((number, "it was removed just now"))
     tried = "; ".join(f"step {number}: {why}" for number, why in passed_over)
     raise Corrupt(f"No step of {run.name} in {run.url} is whole. {tried}")
+
+
+def warm(
+    url: str | Path, step: Step = "latest", *, storage_options: Mapping[str, Any] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Warmed:  # fmt: skip
+    """Bring a step into this node's cache, each file checked against its CRC32C, so that later reads find it there.
+
+    Those are `restore` (which then asks the store for manifests only), and `serving::` and `load_safetensors` of the
+    files, which ask what an object is and fetch nothing of it. They have to reach the store by the same options.
+
+    Args:
+        url: of the run, as for `save`; not of this machine's own disk.
+        step: which one; "latest": the newest that is whole, and what was passed over is said.
+        progress: told how many bytes of how many are there; from several threads, one at a time.
+
+    Raises:
+        NotAllowedNow: this node has no cache for the store, or the step has no room in it; nothing was fetched.
+        ObjectNotFound: no such step, or no step at all.
+        Corrupt: the step is not whole, or none is.
+    """
+    run = run_at(url, storage_options)
+    return warming.warm(run.store, run.name, step=None if step == "latest" else step, progress=progress)
 
 
 def prune(

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from ..errors import Corrupt, NotAllowedNow, ObjectNotFound, StoreFull
 from ..store import Store
 from .attempts import attempts_of, folder_of, remove
 from .manifest import CopiedFile, Manifest, file_path, manifest_path, read_manifest, steps
+from .node_cache import cached_parts
 
 _FILES_AT_ONCE = 8
 _PART_BYTES = 8 * 2**20
@@ -119,20 +120,38 @@ def read_file(store: Store, manifest: Manifest, file: CopiedFile) -> memoryview:
     """A file of a checkpoint, in memory of its own. Raises Corrupt if it is not what the manifest says."""
     memory = memoryview(mmap.mmap(-1, max(1, file.size_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     found = Sum()
-    try:
-        for part in store.read_parts(file_path(manifest.name, manifest.step, manifest.attempt, file.path)):
+    for parts in _ways(store, manifest, file):
+        found = Sum()
+        for part in parts:
             end = found.size_bytes + len(part)
             if end <= file.size_bytes:
                 memory[found.size_bytes : end] = part
             found.add(part)
+        if (found.size_bytes, found.crc32c) == (file.size_bytes, file.crc32c):
+            return memory[: file.size_bytes]
+    raise _differs(file, found)
+
+
+def _ways(store: Store, manifest: Manifest, file: CopiedFile) -> Iterator[Iterable[bytes]]:
+    """A file's bytes from this node's cache, if all of them are there; then, should that be wrong, from the store."""
+    at = file_path(manifest.name, manifest.step, manifest.attempt, file.path)
+    cached = cached_parts(store, manifest.name, at, file.size_bytes, _PART_BYTES)
+    if cached is not None:
+        yield cached
+    yield _stored_parts(store, at, file)
+
+
+def _stored_parts(store: Store, at: str, file: CopiedFile) -> Iterator[bytes]:
+    try:
+        yield from store.read_parts(at, _PART_BYTES)
     except ObjectNotFound as error:
         raise Corrupt(f"{file.path} is missing in the store") from error
-    if (found.size_bytes, found.crc32c) != (file.size_bytes, file.crc32c):
-        raise Corrupt(
-            f"{file.path} has {found.size_bytes} bytes with CRC32C {found.crc32c}, "
-            f"not {file.size_bytes} with {file.crc32c}"
-        )
-    return memory[: file.size_bytes]
+
+
+def _differs(file: CopiedFile, found: Sum) -> Corrupt:
+    return Corrupt(
+        f"{file.path} has {found.size_bytes} bytes with CRC32C {found.crc32c}, not {file.size_bytes} with {file.crc32c}"
+    )
 
 
 def _restore(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> None:
@@ -176,24 +195,21 @@ def _copy(
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     found = Sum()
-    with target.open("wb") as written:
-        try:
-            at = file_path(manifest.name, manifest.step, manifest.attempt, file.path)
-            for part in store.read_parts(at, _PART_BYTES):
+    for parts in _ways(store, manifest, file):
+        came(-found.size_bytes)
+        found = Sum()
+        with target.open("wb") as written:
+            for part in parts:
                 if stop.is_set():
                     return
                 found.add(part)
                 written.write(part)
                 came(len(part))
-        except ObjectNotFound as error:
-            raise Corrupt(f"{file.path} is missing in the store") from error
-        written.flush()
-        os.fsync(written.fileno())
-    if (found.size_bytes, found.crc32c) != (file.size_bytes, file.crc32c):
-        raise Corrupt(
-            f"{file.path} has {found.size_bytes} bytes with CRC32C {found.crc32c}, "
-            f"not {file.size_bytes} with {file.crc32c}"
-        )
+            written.flush()
+            os.fsync(written.fileno())
+        if (found.size_bytes, found.crc32c) == (file.size_bytes, file.crc32c):
+            return
+    raise _differs(file, found)
 
 
 def _target(file: CopiedFile, manifest: Manifest) -> PurePosixPath:

@@ -14,7 +14,7 @@ from ...profiles import BUILT_IN
 from ..errors import SettingsError
 from ..flow import Flow
 from ..opening import open_store
-from ..store import Capabilities, Store
+from ..store import Capabilities, Located, Store
 
 _FOLDER = "checkpoints"
 
@@ -110,6 +110,9 @@ class RunFolder:
 
     def size(self, path: str) -> int | None:
         return self._store.size(self._at(path))
+
+    def located(self, path: str) -> Located | None:
+        return self._store.located(self._at(path))
 
     @property
     def parted(self) -> None:

@@ -252,7 +252,6 @@ def test_a_damaged_step_is_not_replicated(house: House, target: Store, source: P
         ({"source": "x", "step": -1}, "step"),
         ({"source": "s3://key:secret@bucket/x", "step": 1}, "source"),
         ({"source": "x", "step": 1, "to": "y"}, "to"),
-        ({"action": "restore"}, "to"),
         ({"action": "restore", "to": "x", "step": "all"}, "step"),
         ({"action": "restore", "to": "s3://bucket/x"}, "to"),
         ({"action": "restore", "to": "x", "source": "y"}, "source"),

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from support.listening import Handler, listening
 
@@ -18,6 +18,9 @@ class FaultyProxy:
 
     While `trouble` is above 0, that share of the requests fails: half of them are answered with 503 and not passed on,
     of the others the server does what was asked and the answer is lost.
+
+    Attributes:
+        asked: every request, as "GET /bucket/key", with its bytes as the answer has them.
     """
 
     def __init__(self, endpoint: str, *, seed: int = 1) -> None:
@@ -25,6 +28,7 @@ class FaultyProxy:
         self._random = random.Random(seed)
         self.trouble = 0.0
         self.failed = 0
+        self.asked: list[tuple[str, int]] = []
         self._lock = threading.Lock()
 
     @contextmanager
@@ -79,6 +83,7 @@ class FaultyProxy:
                     with suppress(OSError):
                         self.connection.shutdown(socket.SHUT_RDWR)
                     return
+                proxy.asked.append((f"{self.command} {unquote(urlsplit(self.path).path)}", len(content)))
                 self._answer(answer.status, answer.getheaders(), content)
 
             def _body(self) -> bytes | None:

@@ -19,7 +19,8 @@ from ....storage.parted.cutting import PIECE_BYTES, pieces
 from ....storage.store import Store
 from ..failures import row_error
 from ..protocol import BaseEngine, EngineInfo, Unit
-from .moving import Moved, Mover, Piece, check
+from .moving import Mover
+from .pieces import Moved, Piece, check
 from .pruning import prune_step
 
 _AT_ONCE_LOCAL, _AT_ONCE = 4, 8
@@ -122,6 +123,7 @@ class CheckpointEngine(BaseEngine):
             try:
                 check(body, crc32c)
             except Unreadable as error:
+                self._mover.unsound(body)
                 return RowError(error.code, str(error))
         if tags := [each.tag for each in moved if each.tag]:
             found["tags"] = tags

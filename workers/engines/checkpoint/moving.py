@@ -6,50 +6,26 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 from ....jobs.checkpoints.places import Places
 from ....jobs.checkpoints.restore_folder import RestoreFolder
 from ....jobs.checkpoints.uploads import Upload, Uploads
-from ....jobs.rows import Row, RowError
+from ....jobs.rows import RowError
 from ....storage.checkpoints.manifest import file_path
 from ....storage.checkpoints.origins import Committed, Origin, Source
-from ....storage.checksums import Sum, crc32c
+from ....storage.checksums import Sum
 from ....storage.errors import NotAllowedNow, ObjectNotFound, StoreUnavailable, Unreadable, UploadGone
 from ....storage.flow import Flow
 from ....storage.parted.cutting import PIECE_BYTES
 from ....storage.store import Store
 from .ends import Destination, InFolder, InStore
+from .pieces import Moved, Piece, check, remember, summed
+from .warming import Warming
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 1024
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.1, 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What is moved at once.
-
-    Attributes:
-        index: its number in the file.
-        start, end: bytes of the file.
-    """
-
-    row: Row
-    index: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A piece that is where it belongs; `tag` is what finishing its file wants."""
-
-    size_bytes: int
-    crc32c: int
-    tag: str = ""
 
 
 class Mover:
@@ -65,6 +41,7 @@ class Mover:
         self._store = store
         self._places = places
         self._patience_s = patience_s
+        self._warming = Warming(store)
         self._lock = threading.Lock()
         self._destinations: OrderedDict[str, Destination] = OrderedDict()
         self._uploads: OrderedDict[tuple[str, int], Upload] = OrderedDict()
@@ -84,7 +61,7 @@ class Mover:
             except UploadGone as error:
                 return RowError("upload_gone", str(error))
             except NotAllowedNow as error:
-                return RowError("target_taken", str(error))
+                return RowError("cache_unusable" if _warms(piece.row.body) else "target_taken", str(error))
             except StoreUnavailable as error:
                 # A job whose own store is away has nothing better to do than to wait; others need not wait for the
                 # target of one.
@@ -94,11 +71,18 @@ class Mover:
             flow.wait(pause_s)
             waited, pause_s = waited + pause_s, min(_PAUSE_MOST_S, pause_s * 2)
 
+    def unsound(self, body: dict[str, Any]) -> None:
+        """A whole file was moved, and is not what its manifest says."""
+        if _warms(body):
+            self._warming.drop(body)
+
     def _move(self, piece: Piece, flow: Flow) -> Moved:
         body = piece.row.body
         origin = self._origin(body)
+        if _warms(body):
+            return self._warming.move(piece, origin, flow)
         if body["action"] == "verify":
-            return _summed(origin.read(piece.start, piece.end, flow))
+            return summed(origin.read(piece.start, piece.end, flow))
         destination = self._destination(body)
         path = _path(body)
         size = int(body.get("file_bytes", body["size_bytes"]))
@@ -109,9 +93,9 @@ class Mover:
         upload = self._upload(destination, path, size, body)
         if upload.was_there:
             # An earlier try had finished it. Whether it is what it has to be, its sum will tell.
-            return _summed(_there(destination, path, piece.start, piece.end, flow))
+            return summed(_there(destination, path, piece.start, piece.end, flow))
         data = origin.read(piece.start, piece.end, flow)
-        moved = _summed(data)
+        moved = summed(data)
         tag = destination.parted.put(path, upload.token, piece.index, piece.start, data, flow)
         return Moved(moved.size_bytes, moved.crc32c, tag)
 
@@ -126,11 +110,11 @@ class Mover:
     ) -> Moved:
         wanted = body.get("crc32c")
         if wanted and destination.holds(path) == size:
-            moved = _summed(_there(destination, path, 0, size, flow))
+            moved = summed(_there(destination, path, 0, size, flow))
             if f"{moved.crc32c:08x}" == wanted:
                 return moved
         data = origin.read(0, size, flow)
-        moved = _summed(data)
+        moved = summed(data)
         check(body, moved.crc32c)
         destination.replace(path, data, flow)
         return moved
@@ -172,7 +156,7 @@ class Mover:
                         found = InStore(self._places.store(body["to"]), may_hold=True)
                     case _:
                         found = InStore(self._store, may_hold=False)
-                _remember(self._destinations, job, found)
+                remember(self._destinations, job, found)
             return found
 
     def _upload(self, destination: Destination, path: str, size: int, body: dict[str, Any]) -> Upload:
@@ -188,16 +172,13 @@ class Mover:
             if found is None:
                 noted = Uploads(self._store, key[0])
                 found = noted.of(key[1], path, begin, lambda token: parted.drop(path, token))
-                _remember(self._uploads, key, found)
+                remember(self._uploads, key, found)
             return found
 
 
-def check(body: dict[str, Any], crc32c: int) -> None:
-    """Raises Unreadable if a whole file's CRC32C is not that of the manifest."""
-    wanted = body.get("crc32c")
-    if wanted and f"{crc32c:08x}" != wanted:
-        said = f"{body['path']} of step {body['step']} has CRC32C {crc32c:08x}, not {wanted}"
-        raise Unreadable("corrupt", said)
+def _warms(body: dict[str, Any]) -> bool:
+    """Whether a piece goes into this node's cache."""
+    return body["action"] == "restore" and "to" not in body
 
 
 def _path(body: dict[str, Any]) -> str:
@@ -210,13 +191,3 @@ def _there(destination: Destination, path: str, start: int, end: int, flow: Flow
         return destination.read(path, start, end, flow)
     except ObjectNotFound as error:
         raise Unreadable("upload_gone", f"{path} was in the target and is gone: {error}") from error
-
-
-def _summed(data: bytes) -> Moved:
-    return Moved(len(data), crc32c(data))
-
-
-def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    known[key] = value
-    while len(known) > _REMEMBERED:
-        known.popitem(last=False)
