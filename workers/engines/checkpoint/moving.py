@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, cast
 
+from ....jobs.checkpoints.left_folders import sweep_left
 from ....jobs.checkpoints.places import Places
 from ....jobs.checkpoints.restore_folder import RestoreFolder
 from ....jobs.checkpoints.uploads import Upload, Uploads
@@ -151,6 +153,7 @@ class Mover:
                     case "restore":
                         folder = RestoreFolder(body["to"], job)
                         folder.enter(Uploads(self._store, job))
+                        sweep_left(folder.folder.parent, self._store, now=time.time())
                         found = InFolder(folder)
                     case "replicate":
                         found = InStore(self._places.store(body["to"]), may_hold=True)
