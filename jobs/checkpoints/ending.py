@@ -6,29 +6,26 @@ All of it can be done twice, or by several processes at once. What came of it is
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby
-from typing import Any, cast
-
-import orjson
+from typing import cast
 
 from ...storage.checkpoints.manifest import (
-    CopiedFile,
     commit_manifest,
     file_path,
     manifest_path,
     read_manifest,
 )
-from ...storage.crc32c import of_slices
 from ...storage.errors import Corrupt, NotAllowedNow, ObjectNotFound, StoreError, StoreUnavailable, UploadGone
 from ...storage.parted.protocol import Parted
 from ...storage.store import Store
 from ..ledger import Ledger
 from ..record import JobRecord, Outcome
-from .accepting import file_of
+from .falling_back import UnderWay, fall_back, may_fall_back
 from .places import Places
 from .restore_folder import restore_folder
+from .row_done import File, RowDone, difference, files_of, is_damaged, mismatches, rows_done
 from .uploads import SETTLED, Uploads
 
 log = logging.getLogger(__name__)
@@ -40,28 +37,7 @@ _DONE: Mapping[str, str] = {
 
 
 class NotHere(Exception):
-    """Raised when only a worker can end the job."""
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file all of whose slices are done.
-
-    Attributes:
-        tags: of its pieces, in order; none for a file that was written whole.
-        wanted: its CRC32C by the manifest it comes from; "" for one that is saved.
-    """
-
-    number: int
-    step: int
-    attempt: str
-    copied: CopiedFile
-    tags: tuple[str, ...]
-    wanted: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.copied.path} of step {self.step}"
+    """Raised when only a worker can end the job, or it waits for another one."""
 
 
 def end(ledger: Ledger, record: JobRecord, outcome: Outcome, places: Places | None) -> Outcome:
@@ -113,15 +89,18 @@ class _Ending:
         needs_worker = self._folder is not None or self._action == "replicate"
         if needs_worker and not (self._places and self._places.is_worker):
             raise NotHere
-        rows = list(self._rows())
+        rows = rows_done(self._ledger, self._record)
         try:
             match self._action:
                 case "save":
-                    why = self._all_ok(rows) or self._save(_files(rows))
+                    why = self._all_ok(rows) or self._save(files_of(rows))
                 case "restore":
-                    why = self._all_ok(rows) or _differing(_files(rows)) or self._restore(_files(rows))
+                    why = self._all_ok(rows) or _differing(files_of(rows))
+                    if why and may_fall_back(self._record) and is_damaged(rows):
+                        return self._older(outcome, rows[0].step, why)
+                    why = why or self._restore(files_of(rows))
                 case "verify":
-                    why = self._all_ok(rows, differing=_mismatches(_files(rows, partly=True)))
+                    why = self._all_ok(rows, differing=mismatches(files_of(rows, partly=True)))
                 case "replicate":
                     why = self._replicate(rows)
                 case _:
@@ -134,6 +113,15 @@ class _Ending:
         step = int(self._record.spec["step"])
         self._finish(self._store, self._store.parted, files)
         return self._commit(self._store, step, self._record.id, files)
+
+    def _older(self, outcome: Outcome, step: int, why: str) -> Outcome:
+        if self._places is None:
+            raise NotHere
+        try:
+            state, reason = fall_back(self._ledger, self._record, step, why, self._places)
+        except UnderWay as error:
+            raise NotHere from error
+        return replace(outcome, state=state, reason=reason)
 
     def _restore(self, files: list[File]) -> str:
         if self._folder is None:
@@ -150,7 +138,7 @@ class _Ending:
         self._folder.appear()
         return ""
 
-    def _replicate(self, rows: list[_RowDone]) -> str:
+    def _replicate(self, rows: list[RowDone]) -> str:
         target = self._target()
         assert target is not None
         why: list[str] = []
@@ -161,8 +149,8 @@ class _Ending:
             if problem := self._all_ok(done):
                 why.append(f"step {step}: {problem}")
                 continue
-            files = _files(done)
-            if bad := _mismatches(files):
+            files = files_of(done)
+            if bad := mismatches(files):
                 why.append(f"step {step}: " + _listed([self._damaged(target, file) for file in bad]))
                 continue
             self._finish(target, target.parted, files)
@@ -171,7 +159,7 @@ class _Ending:
         return "; ".join(why)
 
     def _damaged(self, target: Store, file: File) -> str:
-        at, what = self._at(file), f"{file.copied.path} {_difference(file)}"
+        at, what = self._at(file), f"{file.copied.path} {difference(file)}"
         if not any(upload.path == at and upload.was_there for upload in self._uploads.all()):
             return what
         # An earlier try had left it there; once it is gone, the next one copies it anew.
@@ -232,16 +220,11 @@ class _Ending:
 
     # -- rows --------------------------------------------------------------------------------------------
 
-    def _rows(self) -> Iterator[_RowDone]:
-        for shard in range(self._record.shards):
-            for line in self._ledger.shard(self._record.id, shard)[1]:
-                yield _RowDone(orjson.loads(line), self._record)
-
-    def _all_ok(self, rows: list[_RowDone], differing: Iterable[File] = ()) -> str:
+    def _all_ok(self, rows: list[RowDone], differing: Iterable[File] = ()) -> str:
         """What is wrong, if anything is."""
         bad = {row.file: row.error for row in rows if row.error}
         for file in differing:
-            bad.setdefault(f"{file.step}/{file.copied.path}", _difference(file))
+            bad.setdefault(f"{file.step}/{file.copied.path}", difference(file))
         if not bad:
             return ""
         everything = len({row.file for row in rows})
@@ -259,55 +242,8 @@ class _Ending:
         return file_path(self._name, file.step, file.attempt, file.copied.path)
 
 
-class _RowDone:
-    """A row's result line."""
-
-    def __init__(self, line: dict[str, Any], record: JobRecord) -> None:
-        self.custom_id: str = line["custom_id"]
-        self.file = file_of(self.custom_id)
-        self.error: str = line["error"]["message"] if line["error"] else ""
-        self.body: dict[str, Any] = {} if line["response"] is None else line["response"]["body"]
-        begins = self.file.partition("/")[0]
-        own = int(record.spec["step"]) if record.action == "save" else int(begins) if begins.isdigit() else 0
-        self.step = int(self.body.get("step", own))
-        self.attempt: str = self.body.get("attempt", record.id)
-
-    @property
-    def was_there(self) -> bool:
-        """Whether the whole step was in the target before."""
-        return bool(self.body.get("there"))
-
-
-def _files(rows: Iterable[_RowDone], *, partly: bool = False) -> list[File]:
-    """The files whose slices are all there. Raises Corrupt if some are missing, unless `partly`."""
-    found: list[File] = []
-    slices = [row for row in rows if "crc32c" in row.body]
-    # Jobs that were accepted by a version before slices have no number: there a row is a file.
-    slices.sort(key=lambda row: (row.step, row.body["path"], row.body.get("first", 0)))
-    for number, ((step, path), group) in enumerate(groupby(slices, key=lambda row: (row.step, row.body["path"]))):
-        each = list(group)
-        size = int(each[0].body.get("file_bytes", each[0].body["size_bytes"]))
-        if sum(int(row.body["size_bytes"]) for row in each) != size:
-            if partly:
-                continue
-            raise Corrupt(f"{path} of step {step} has {size} bytes, but its slices have others; the job is left")
-        crc = of_slices((int(row.body["crc32c"], 16), int(row.body["size_bytes"])) for row in each)
-        tags = tuple(tag for row in each for tag in row.body.get("tags", ()))
-        copied = CopiedFile(path, size, f"{crc:08x}")
-        found.append(File(number, step, each[0].attempt, copied, tags, each[0].body.get("wanted", "")))
-    return found
-
-
-def _mismatches(files: Iterable[File]) -> list[File]:
-    return [file for file in files if file.wanted and file.wanted != file.copied.crc32c]
-
-
 def _differing(files: Iterable[File]) -> str:
-    return _listed([f"{file.name} {_difference(file)}" for file in _mismatches(files)])
-
-
-def _difference(file: File) -> str:
-    return f"has CRC32C {file.copied.crc32c}, not {file.wanted}"
+    return _listed([f"{file.name} {difference(file)}" for file in mismatches(files)])
 
 
 def _listed(problems: list[str]) -> str:
