@@ -7,7 +7,7 @@ begins it, or finds it.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ...storage.checkpoints.manifest import read_manifest, steps
 from ...storage.errors import Corrupt, ObjectNotFound, RefusedJob
@@ -38,7 +38,7 @@ def may_fall_back(record: JobRecord) -> bool:
 
 def waits_for(record: JobRecord) -> str | None:
     """The job that waits for this one to end, if one does."""
-    return (record.spec.get("metadata") or {}).get(_FROM)
+    return cast("dict[str, str]", record.spec.get("metadata") or {}).get(_FROM)
 
 
 def fall_back(ledger: Ledger, record: JobRecord, step: int, why: str, places: Places) -> Fallen:
