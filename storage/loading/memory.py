@@ -6,6 +6,8 @@ import logging
 import mmap
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ...profiles.access import MIB, Access
@@ -24,6 +26,8 @@ Bytes = Callable[[int, int], None]
 _PART_BYTES = 2 * MIB
 """So that what has come is still in the processor's cache when it is summed up and written: in parts of 8 MiB the
 system's share of a cold load was six times as much."""
+_LOOKERS, _LOOKED_BLOCKS = 4, 16 * MIB // BLOCK_BYTES
+"""Threads that compare blocks with their sums, which needs no lock of the interpreter, and how many at a time."""
 _PATIENCES_S = (0.0, 30.0, 30.0)
 """What others are fetching is left for later, and then waited for; in the end it is fetched here too."""
 
@@ -110,13 +114,18 @@ class ObjectMemory:
 
     def _unsound(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Runs of blocks, of those in some runs, that are not known to be right after having looked."""
-        found: list[tuple[int, int]] = []
-        for first, last in spans:
-            for begin, stop in _runs(self._sound, first, last):
-                found += self._looked(self._source.cached, begin, stop) if self._source else [(begin, stop)]
-        return found
+        runs = [run for first, last in spans for run in _runs(self._sound, first, last)]
+        if self._source is None:
+            return runs
+        look = partial(self._looked, self._source.cached)
+        pieces = [piece for first, last in runs for piece in parts(first, last, _LOOKED_BLOCKS)]
+        if len(pieces) <= 1:
+            return [run for piece in pieces for run in look(piece)]
+        with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="holdshort-verify") as pool:
+            return [run for found in pool.map(look, pieces) for run in found]
 
-    def _looked(self, cached: CachedObject, first: int, last: int) -> list[tuple[int, int]]:
+    def _looked(self, cached: CachedObject, piece: tuple[int, int]) -> list[tuple[int, int]]:
+        first, last = piece
         wrong = cached.unsound(first, last, self._view)
         self._sound[first:last] = b"\1" * (last - first)
         for block in wrong:

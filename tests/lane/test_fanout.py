@@ -49,7 +49,7 @@ def test_workers_read_what_a_source_on_another_host_says(hosts: tuple[Host, Host
     assert held.until - held.since == pytest.approx(0.3, abs=0.01)
     assert time.monotonic() < held.until <= time.monotonic() + 0.3
     there.until(lambda r: r.signal == "clear")
-    assert time.monotonic() >= held.until
+    assert time.monotonic() >= held.until - 0.01  # an age crosses hosts, not a time
     gateway.say("hold one more")
     there.until(lambda r: r.signal == "hold")
     gateway.quit()

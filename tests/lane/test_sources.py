@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -341,6 +342,7 @@ def test_maps_that_come_and_go_leave_no_descriptor_and_no_map_behind(place: Lane
 
     Source(place, pool="embed", name="warm").close()
     reader.reading()
+    gc.collect()  # what other tests have left goes now
     before = count()
     for number in range(50):
         source = Source(place, pool="embed", name=f"chat{number}")

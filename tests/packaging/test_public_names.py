@@ -16,7 +16,8 @@ NAMES = [
 ]  # fmt: skip
 CHECKPOINTS = [
     "CopiedFile", "Leftover", "Manifest", "Pruned", "Restored", "RestoredState", "Saved", "Saving", "Verified",
-    "collect", "discard", "manifest_of", "newest_whole", "prune", "restore", "save", "save_async", "steps", "verify",
+    "Warmed", "collect", "discard", "manifest_of", "newest_whole", "prune", "restore", "save", "save_async", "steps",
+    "verify", "warm",
 ]  # fmt: skip
 HEAVY = {"celery", "kombu", "pydantic", "pydantic_settings", "fsspec", "numpy", "httpx", "rich", "typer", "orjson"}
 

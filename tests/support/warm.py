@@ -92,12 +92,17 @@ class WarmProcess:
         return status
 
     def _ended(self, within_s: float | None) -> int | None:
-        if self._status is None and select.select([self._told], [], [], within_s)[0]:
+        if self._status is None and self._has_told(within_s):
             said = self._told.recv(32)
             self._told.close()
             assert said, "the server of warm processes has died"
             self._status = int(said)
         return self._status
+
+    def _has_told(self, within_s: float | None) -> bool:
+        looking = select.poll()  # unlike select, for descriptors of any number
+        looking.register(self._told, select.POLLIN)
+        return bool(looking.poll(None if within_s is None else within_s * 1000))
 
 
 @dataclass(frozen=True)
