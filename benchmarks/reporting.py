@@ -56,6 +56,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     sys.stdout.flush()
 
 
+def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table for a page of the documentation."""
+    sys.stdout.write(f"\n**{title}**\n\n")
+    for cells in (columns, ["---"] * len(columns), *rows):
+        sys.stdout.write(f"| {' | '.join(str(cell) for cell in cells)} |\n")
+
+
 def write(name: str, found: Mapping[str, Any]) -> Path:
     """Write the JSON; returns where it is."""
     RESULTS.mkdir(exist_ok=True)

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="how often everything is measured")
     parser.add_argument("--list", action="store_true", help="name the rows and their arms, and measure nothing")
     parser.add_argument("--show", action="store_true", help="show what was measured before, and measure nothing")
+    parser.add_argument("--page", action="store_true", help="the same as a page of the documentation, on stdout")
     given = parser.parse_args()
     chosen: Sequence[Row] = given.rows
     if given.list:
@@ -57,6 +58,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     file = keeping.path(quick=given.quick)
     kept = keeping.load(file)
+    if given.page:
+        showing.page(chosen, kept)
+        return
     wanted = [] if given.show else [(row, given.repeats or row.repeats[given.quick]) for row in chosen]
     progress = running.Progress(wanted, quick=given.quick)
     for row, repeats in wanted:

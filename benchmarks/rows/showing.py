@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import reporting
@@ -12,8 +12,25 @@ from . import keeping
 from .far_store import FIRST_BYTE_MS, MB_PER_S
 from .row import Column, Row
 
+Table = Callable[[str, Sequence[str], Sequence[Sequence[object]]], None]
+"""Prints a table: title, columns, rows."""
 
-def tables(row: Row, kept: Mapping[str, Any]) -> None:
+
+def page(rows: Sequence[Row], kept: Mapping[str, Any]) -> None:
+    """Print all tables as a page of the documentation."""
+    sys.stdout.write(f"{_PAGE}\n")
+    summary(rows, kept, reporting.markdown)
+    for row in rows:
+        if row.name in kept:
+            about, machine = kept[row.name], kept[row.name]["machine"]
+            sys.stdout.write(
+                f"\n## {row.name}\n\n{row.title}. {about['repeats']} repeats, ended {machine['when']}; "
+                f"{machine['cores']} cores, a load of {machine['load_1m']:.1f} at the end.\n"
+            )
+            tables(row, kept[row.name], reporting.markdown)
+
+
+def tables(row: Row, kept: Mapping[str, Any], table: Table = reporting.table) -> None:
     """Print a table for each group."""
     for group, arms in kept["figures"].items():
         columns = [each for each in row.columns if any(each.figure in figures for figures in arms.values())]
@@ -24,7 +41,7 @@ def tables(row: Row, kept: Mapping[str, Any]) -> None:
             for arm, figures in _sorted(row, arms)
         ]
         headings = ("arm", "runs", *(each.heading for each in columns))
-        reporting.table(f"{row.name}: {row.title}; {group}", headings, rows)
+        table(f"{row.name}: {row.title}; {group}" if table is reporting.table else group, headings, rows)
     for group, arms in kept["died"].items():
         for arm, said in arms.items():
             sys.stdout.write(f"{row.name}, {group}, {arm}: {len(said)} of {kept['repeats']} runs died: {said[-1]}\n")
@@ -34,7 +51,7 @@ def tables(row: Row, kept: Mapping[str, Any]) -> None:
         sys.stdout.write(f"{row.name}: broken off before all was measured\n")
 
 
-def summary(rows: Sequence[Row], kept: Mapping[str, Any]) -> None:
+def summary(rows: Sequence[Row], kept: Mapping[str, Any], table: Table = reporting.table) -> None:
     """Print all aims, and what came of them."""
     lines = [
         (row.name, f"{aim['says']}: {aim['bound']}", _measured(aim["measured"]), _MET[aim["is_met"]])
@@ -42,10 +59,10 @@ def summary(rows: Sequence[Row], kept: Mapping[str, Any]) -> None:
         if row.name in kept
         for aim in keeping.aims(row, kept[row.name]["runs"])
     ]
-    reporting.table("Aims", ("row", "aim", "measured (median, min to max)", "met?"), lines)
+    table("Aims", ("row", "aim", "measured (median, min to max)", "met?"), lines)
     for row in rows:
         if row.name not in kept:
-            sys.stdout.write(f"{row.name}: not measured\n")
+            sys.stdout.write(f"\n{row.name}: not measured\n")
 
 
 def chart(name: str, rows: Sequence[Row], kept: Mapping[str, Any]) -> None:
@@ -125,4 +142,9 @@ def _measured(figure: Mapping[str, float] | None) -> str:
     return f"{figure['median']:.3g} ({figure['min']:.3g} to {figure['max']:.3g})"
 
 
+_PAGE = """# Storage figures
+
+Written by `python benchmarks/storage.py --page`. What rows, arms and columns are: [Benchmarks](benchmarks.md#storage-row-by-row).
+
+![All rows](../../benchmarks/results/storage.png)"""  # noqa: E501
 _MET = {True: "yes", False: "no", None: "not measured"}
