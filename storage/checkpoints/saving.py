@@ -89,12 +89,11 @@ def save(
     """
     asked = _asked(url, step, rank, ranks, token, storage_options, patience_s, timeout_s, progress)
     _raise_earlier(asked)
-    begin = time.monotonic()
     if isinstance(source, Mapping):
         sources = [_streamed(file) for file in files_of(source, folder=folder_of_rank(rank, ranks))]
     else:
         sources = of_folder(os.fspath(source))
-    return Saved(_save(asked, sources), time.monotonic() - begin)
+    return _save(asked, sources)
 
 
 class Saving:
@@ -191,7 +190,7 @@ def save_async(
     asked = _asked(url, step, rank, ranks, token, storage_options, patience_s, timeout_s, progress)
     _raise_earlier(asked)
     if not isinstance(source, Mapping):
-        return _begin(asked, lambda saving, begin: _save_folder(saving, asked, os.fspath(source), begin))
+        return _begin(asked, lambda saving: _save_folder(saving, asked, os.fspath(source)))
     files = files_of(source, folder=folder_of_rank(rank, ranks))
     if not _area_free.acquire(blocking=if_busy == "wait"):
         raise NotAllowedNow(
@@ -203,17 +202,17 @@ def save_async(
 
     def copy() -> None:
         nonlocal copied_s
-        begin = time.perf_counter()
+        begin = time.monotonic()
         copied[:] = _area.stage(files, neighbours=_ranks_here(ranks))
-        copied_s = time.perf_counter() - begin
+        copied_s = time.monotonic() - begin
 
-    def run(saving: Saving, begin: float) -> Saved:
+    def run(saving: Saving) -> Saved:
         try:
             if defer_copy:
                 copy()
             saving._staged.set()  # pyright: ignore[reportPrivateUsage]
             sources = [_staged(file.path, view) for file, view in zip(files, copied, strict=True)]
-            return Saved(_save(asked, sources), time.monotonic() - begin, copied_s)
+            return _save(asked, sources, staged_s=copied_s)
         finally:
             copied.clear()
             _area_free.release()
@@ -240,12 +239,14 @@ class _Asked:
     patience_s: float
     timeout_s: float
     progress: Progress
+    called_s: float  # on the monotonic clock
 
 
 def _asked(
     url: str | Path, step: int, rank: int, ranks: int, token: str, storage_options: Mapping[str, Any] | None,
     patience_s: float, timeout_s: float, progress: Progress,
 ) -> _Asked:  # fmt: skip
+    called_s = time.monotonic()
     if type(step) is not int or not 0 <= step <= _STEP_MOST:
         raise ValueError(f"step is {step!r}; it has to be a whole number from 0 to {_STEP_MOST}")
     if not 0 <= rank < ranks <= 10**5:
@@ -256,21 +257,23 @@ def _asked(
             "may make one and send it to the others, e.g. by torch.distributed.broadcast_object_list"
         )
     attempt = f"r{hashlib.sha256(token.encode()).hexdigest()[:24]}" if ranks > 1 else ""
-    return _Asked(run_at(url, storage_options), step, rank, ranks, attempt, patience_s, timeout_s, progress)
+    run = run_at(url, storage_options)
+    return _Asked(run, step, rank, ranks, attempt, patience_s, timeout_s, progress, called_s)
 
 
-def _save(asked: _Asked, sources: Sequence[Source]) -> Manifest:
+def _save(asked: _Asked, sources: Sequence[Source], staged_s: float = 0.0) -> Saved:
     run = asked.run
-    return write_step(
+    manifest = write_step(
         run.store, run.name, asked.step, sources, attempt=asked.attempt, rank=asked.rank, ranks=asked.ranks,
         patience_s=asked.patience_s, timeout_s=asked.timeout_s, progress=asked.progress,
     )  # fmt: skip
+    return Saved(manifest, time.monotonic() - asked.called_s, staged_s)
 
 
-def _save_folder(saving: Saving, asked: _Asked, folder: str, begin: float) -> Saved:
+def _save_folder(saving: Saving, asked: _Asked, folder: str) -> Saved:
     sources = of_folder(folder)
     saving._staged.set()  # pyright: ignore[reportPrivateUsage]
-    return Saved(_save(asked, sources), time.monotonic() - begin)
+    return _save(asked, sources)
 
 
 def _ranks_here(ranks: int) -> int:
@@ -300,14 +303,13 @@ _lock = threading.Lock()
 _watching = False
 
 
-def _begin(asked: _Asked, work: Callable[[Saving, float], Saved]) -> Saving:
+def _begin(asked: _Asked, work: Callable[[Saving], Saved]) -> Saving:
     saving = Saving(asked)
-    begin = time.monotonic()
 
     def run() -> None:
         saved, failure = None, None
         try:
-            saved = work(saving, begin)
+            saved = work(saving)
         except BaseException as error:  # noqa: BLE001 - it is told by the result and the next save
             failure = error
             log.error("Step %s of %s was not saved: %s", asked.step, asked.run.name, error)  # noqa: TRY400
