@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 _POLYNOMIAL = 0x82F63B78
@@ -21,31 +21,6 @@ def of_slices(slices: Iterable[tuple[int, int]]) -> int:
     for crc, size_bytes in slices:
         found = joined(found, crc, size_bytes)
     return found
-
-
-def of_equal(sums: Sequence[int], size_bytes: int) -> int:
-    """The CRC32C of slices that are all of one size; for few sizes, since tables are kept for each."""
-    if not sums:
-        return 0
-    first, second, third, fourth = _tables(size_bytes)
-    found = 0
-    for crc in sums:
-        found = first[found & 255] ^ second[found >> 8 & 255] ^ third[found >> 16 & 255] ^ fourth[found >> 24] ^ crc
-    return found
-
-
-@lru_cache(maxsize=4)
-def _tables(size_bytes: int) -> tuple[list[int], ...]:
-    """What each value of each byte of a sum becomes once so many bytes follow."""
-    shift = _shift(size_bytes)
-    bits = [_times(shift, 1 << place) for place in range(32)]
-    tables: list[list[int]] = []
-    for low in range(0, 32, 8):
-        table = [0]
-        for bit in bits[low : low + 8]:  # linear: each bit adds its own part
-            table += [value ^ bit for value in table]
-        tables.append(table)
-    return tuple(tables)
 
 
 def _times(a: int, b: int) -> int:

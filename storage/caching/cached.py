@@ -6,26 +6,11 @@ import logging
 import mmap
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-from ..checksums import crc32c
-from .layout import (
-    BLOCK_BYTES,
-    ENTRY_BYTES,
-    HEADER_BYTES,
-    USE_AT,
-    Subject,
-    Use,
-    blocks_around,
-    differing,
-    entries,
-    entry_at,
-    missing,
-    subject_of,
-    sums_of,
-)
+from .index import Index
+from .layout import BLOCK_BYTES, HEADER_BYTES, USE_AT, Subject, Use, blocks_around, missing, subject_of
 from .locks import RangeLock
 
 log = logging.getLogger(__name__)
@@ -50,6 +35,7 @@ class CachedObject:
         self.path = path
         self.subject = subject
         self._fd = fd
+        self._index = Index(fd, subject)
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -86,7 +72,7 @@ class CachedObject:
 
     def held_bytes(self) -> int:
         """How many bytes of blocks are there; the last block of an object may be a short one."""
-        sums = self._sums(0, self.subject.blocks)
+        sums = self._index.sums(0, self.subject.blocks)
         held = sum(found is not None for found in sums) * BLOCK_BYTES
         is_short = bool(sums) and sums[-1] is not None
         return held - (-self.subject.size % BLOCK_BYTES if is_short else 0)
@@ -94,7 +80,7 @@ class CachedObject:
     def missing(self, start: int, end: int, gap_bytes: int = 0) -> list[tuple[int, int]]:
         """Ranges of bytes, made of whole blocks, that are not there of a range; near ones are taken together."""
         first, last = blocks_around(start, min(end, self.subject.size))
-        runs = missing(self._sums(first, last), first, gap_bytes // BLOCK_BYTES)
+        runs = missing(self._index.sums(first, last), first, gap_bytes // BLOCK_BYTES)
         return [(begin * BLOCK_BYTES, min(stop * BLOCK_BYTES, self.subject.size)) for begin, stop in runs]
 
     def whole(self, start: int, end: int) -> tuple[int, int] | None:
@@ -113,33 +99,32 @@ class CachedObject:
             return True
         end = start + len(into)
         first, last = blocks_around(start, end)
-        sums = self._sums(first, last)
-        if None in sums:
+        if not self._index.has(first, last):
             return False
         begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.subject.size)
-        before, after = bytearray(start - begin), bytearray(stop - end)
-        wanted = stop - begin
-        got = os.preadv(self._fd, [before, into, after], self.subject.data_at + begin)
-        while 0 < got < wanted:  # the system reads at most 2 GiB at once
-            more = os.preadv(self._fd, _from([before, into, after], got), self.subject.data_at + begin + got)
-            if not more:
-                break
-            got += more
-        if got < wanted:
-            self._distrust(first, last)
+        inner, until = self.whole(start, end) or (stop, stop)
+        # Blocks are compared as a whole, so those that reach over the edges are read beside the buffer.
+        before, after = bytearray(inner - begin), bytearray(stop - until)
+        pieces = [memoryview(before), into[inner - start : until - start], memoryview(after)]
+        if not self._read(begin, pieces):
+            self._distrust(range(first, last))
             return False
-        wrong = self._differing(first, cast("list[int]", sums), start, into, before, after)
-        for block in wrong:
-            self._distrust(block, block + 1)
-        return not wrong
+        is_right = True
+        for piece in filter(None, pieces):
+            is_right = self._is_right(begin, piece) and is_right
+            begin += len(piece)
+        if before:
+            into[: inner - start] = pieces[0][start - first * BLOCK_BYTES :][: len(into)]
+        if after:
+            into[until - start :] = pieces[2][: end - until]
+        return is_right
 
     def write(self, start: int, data: memoryview) -> None:
         """Keep whole blocks: from the beginning of one to the end of one, or of the object. Raises OSError."""
         done = 0
         while done < len(data):
             done += os.pwrite(self._fd, data[done:], self.subject.data_at + start + done)
-        sums = [crc32c(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
-        os.pwrite(self._fd, entries(sums), entry_at(start // BLOCK_BYTES))
+        self._index.write(start // BLOCK_BYTES, data)
 
     def mapped(self) -> mmap.mmap:
         """The object's bytes as memory, shared with all who map it; what is written there stays one's own.
@@ -166,19 +151,21 @@ class CachedObject:
         Args:
             memory: of `mapped`, where they are looked at.
         """
-        sums = self._sums(first, last)
-        wrong = self._wrong(first, sums, memory[first * BLOCK_BYTES : last * BLOCK_BYTES])
-        return sorted([*wrong, *(first + place for place, crc in enumerate(sums) if crc is None)])
+        absent, wrong = self._index.compare(first, last, memory[first * BLOCK_BYTES : last * BLOCK_BYTES])
+        self._distrust(wrong)
+        return sorted([*absent, *wrong])
 
     def check(self) -> list[int]:
         """Read all blocks that are there; returns those whose bytes are not what was written, which are forgotten."""
-        wrong: list[int] = []
+        found: list[int] = []
         for first in range(0, self.subject.blocks, _CHECKED_BLOCKS):
             last = min(first + _CHECKED_BLOCKS, self.subject.blocks)
             begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.subject.size)
             data = os.pread(self._fd, stop - begin, self.subject.data_at + begin)
-            wrong += self._wrong(first, self._sums(first, last), memoryview(data))
-        return wrong
+            _, wrong = self._index.compare(first, last, memoryview(data))
+            self._distrust(wrong)
+            found += wrong
+        return found
 
     def flight(self, start: int, end: int) -> RangeLock:
         """A lock for whoever fetches this range of bytes."""
@@ -197,51 +184,33 @@ class CachedObject:
         # By its descriptor, since its name may be gone by now.
         return Path(f"/proc/self/fd/{self._fd}")
 
-    def _sums(self, first: int, last: int) -> list[int | None]:
-        return sums_of(os.pread(self._fd, (last - first) * ENTRY_BYTES, entry_at(first)))
+    def _read(self, start: int, pieces: Sequence[memoryview]) -> bool:
+        """Fill buffers, one after another, from the file; False if it ends before."""
+        wanted = sum(map(len, pieces))
+        got = os.preadv(self._fd, pieces, self.subject.data_at + start)
+        while 0 < got < wanted:  # the system reads at most 2 GiB at once
+            more = os.preadv(self._fd, _from(pieces, got), self.subject.data_at + start + got)
+            if not more:
+                break
+            got += more
+        return got == wanted
 
-    def _wrong(self, first: int, sums: Sequence[int | None], data: memoryview) -> list[int]:
-        """Which blocks of these bytes are there but not what was written; they are forgotten."""
-        wrong: list[int] = []
-        for begin, stop in _there(sums):
-            run = data[begin * BLOCK_BYTES : stop * BLOCK_BYTES]
-            wrong += (first + begin + place for place in differing(cast("list[int]", sums[begin:stop]), run))
-        for block in wrong:
-            self._distrust(block, block + 1)
-        return wrong
+    def _is_right(self, begin: int, data: memoryview) -> bool:
+        """Whether whole blocks, from this byte of the object on, are what was written."""
+        first, last = blocks_around(begin, begin + len(data))
+        absent, wrong = self._index.compare(first, last, data)
+        self._distrust(wrong)
+        return not absent and not wrong
 
-    def _differing(
-        self, first: int, sums: list[int], start: int, into: memoryview, before: bytearray, after: bytearray
-    ) -> list[int]:
-        """Which blocks are not what was written, of those that were read into a buffer, and before and behind it."""
-        last = first + len(sums)
-        head, tail = first + bool(before), last - bool(after)
-        edges: dict[int, tuple[bytearray | memoryview, ...]] = {}
-        if head > tail:  # there is one block only, on both sides of the buffer
-            edges[first] = (before, into, after)
-            tail = head
-        else:
-            if before:
-                edges[first] = (before, into[: head * BLOCK_BYTES - start])
-            if after:
-                edges[last - 1] = (into[tail * BLOCK_BYTES - start :], after)
-        whole = into[max(0, head * BLOCK_BYTES - start) : max(0, tail * BLOCK_BYTES - start)]
-        wrong = [head + place for place in differing(sums[head - first : tail - first], whole)]
-        for block, parts in edges.items():
-            found = 0
-            for part in parts:
-                found = crc32c(part, found)
-            if found != sums[block - first]:
-                wrong.append(block)
-        return wrong
-
-    def _distrust(self, first: int, last: int) -> None:
-        """Forget blocks, unless they were removed meanwhile."""
-        os.pwrite(self._fd, bytes((last - first) * ENTRY_BYTES), entry_at(first))
-        log.warning(
-            "%s: blocks %d to %d of the cached %s were not what had been written; they are fetched again",
-            self.path, first, last - 1, self.subject.path,
-        )  # fmt: skip
+    def _distrust(self, blocks: Sequence[int]) -> None:
+        """Forget blocks that are not what they should be."""
+        for block in blocks:
+            self._index.forget(block, block + 1)
+        if blocks:
+            log.warning(
+                "%s: %d blocks of the cached %s, from %d on, were not what had been written; they are fetched again",
+                self.path, len(blocks), self.subject.path, blocks[0],
+            )  # fmt: skip
 
 
 def private(fd: int, length: int, at: int = 0) -> mmap.mmap:
@@ -250,23 +219,10 @@ def private(fd: int, length: int, at: int = 0) -> mmap.mmap:
     return mmap.mmap(fd, length, flags, mmap.PROT_READ | mmap.PROT_WRITE, offset=at)
 
 
-def _there(sums: Sequence[int | None]) -> Iterator[tuple[int, int]]:
-    """Runs of blocks that are there, (first, one after the last)."""
-    begin = 0
-    for place, crc in enumerate(sums):
-        if crc is None:
-            if begin < place:
-                yield begin, place
-            begin = place + 1
-    if begin < len(sums):
-        yield begin, len(sums)
-
-
-def _from(buffers: Sequence[bytearray | memoryview], skip: int) -> list[memoryview]:
+def _from(buffers: Sequence[memoryview], skip: int) -> list[memoryview]:
     """What follows the first so many bytes of some buffers."""
     left: list[memoryview] = []
-    for buffer in buffers:
-        view = memoryview(buffer)
+    for view in buffers:
         left.append(view[min(skip, len(view)) :])
         skip = max(0, skip - len(view))
     return left

@@ -1,23 +1,27 @@
 """What a cached object's file looks like. Pure.
 
     header      8 KiB: what object it is, and how it was used
-    index       8 bytes for each block: its CRC32C, and a mark once it is there
+    blocks      8 bytes for each block: its CRC32C, and a mark once it is there
+    groups      8 bytes for each 64 blocks: the CRC32C of all, and a mark once it is known
     data        the object's bytes at their own places; sparse
 
 A block counts once its mark is written, which happens after its bytes; and it is handed out only if they sum up to its
 CRC32C. So nobody takes a block for whole that a killed process has begun, nor one whose bits have flipped.
+
+A group's sum says what the object's bytes there are, not whether they are there. Bytes that sum up to it are right
+whatever the blocks' entries say; if they don't, the blocks are looked at one by one. So it needs no care when blocks
+come and go, and saves 63 of 64 comparisons where much is read.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import orjson
 
 from ..checksums import crc32c
-from ..crc32c import joined, of_equal
 
 BLOCK_BYTES = 16 * 1024
 """Small, since whole blocks are fetched: a read of 64 KiB at random costs 80 KiB at most."""
@@ -25,13 +29,12 @@ HEADER_BYTES = 8192
 PAGE_BYTES = 4096
 USE_AT = HEADER_BYTES - 64
 
-_MAGIC = b"HOLDSHORT CACHE1"
+_MAGIC = b"HOLDSHORT CACHE2"
 _PREFIX = struct.Struct("<16sII")
 _USE = struct.Struct("<dddQ")
 _ENTRY = struct.Struct("<II")
 _MARK = 0x5EA1ED01
-_GROUP_BLOCKS = 64
-"""So many blocks are compared at once, by the sum of all; alone, each would take half as long again."""
+GROUP_BLOCKS = 64
 ENTRY_BYTES = _ENTRY.size
 
 
@@ -56,9 +59,22 @@ class Subject:
         return -(-self.size // BLOCK_BYTES)
 
     @property
+    def groups(self) -> int:
+        """How many groups of blocks it has; the last may be a smaller one."""
+        return -(-self.blocks // GROUP_BLOCKS)
+
+    @property
     def data_at(self) -> int:
         """Where its bytes begin in the file."""
-        return HEADER_BYTES + -(-self.blocks * ENTRY_BYTES // PAGE_BYTES) * PAGE_BYTES
+        return HEADER_BYTES + -(-(self.blocks + self.groups) * ENTRY_BYTES // PAGE_BYTES) * PAGE_BYTES
+
+    def block_at(self, block: int) -> int:
+        """Where a block's entry lies in the file."""
+        return HEADER_BYTES + block * ENTRY_BYTES
+
+    def group_at(self, group: int) -> int:
+        """Where a group's entry lies in the file."""
+        return HEADER_BYTES + (self.blocks + group) * ENTRY_BYTES
 
     @property
     def file_bytes(self) -> int:
@@ -111,49 +127,31 @@ def subject_of(header: bytes) -> tuple[Subject, Use] | None:
     return Subject(**orjson.loads(about)), Use(last_s, interval_s, opens)
 
 
-def entry_at(block: int) -> int:
-    """Where a block's entry lies in the file."""
-    return HEADER_BYTES + block * ENTRY_BYTES
-
-
 def entries(sums: list[int]) -> bytes:
-    """The entries of blocks that are there, with these sums."""
+    """The entries of blocks that are there, or groups that are known, with these sums."""
     return b"".join(_ENTRY.pack(crc, _MARK) for crc in sums)
 
 
-def sums_of(index: bytes) -> list[int | None]:
-    """The sums of blocks; None for one that is not there."""
-    words = struct.unpack(f"<{len(index) // 4}I", index)
+def sums_of(entries: bytes) -> list[int | None]:
+    """The sums of blocks or groups; None for one that is not there."""
+    words = struct.unpack(f"<{len(entries) // 4}I", entries)
     sums, marks = words[::2], words[1::2]
     if marks.count(_MARK) == len(marks):
         return list(sums)
     return [crc if mark == _MARK else None for crc, mark in zip(sums, marks, strict=True)]
 
 
-def differing(sums: Sequence[int], data: memoryview) -> list[int]:
-    """Which of some blocks, counted from 0, are not what they were when they summed up to this.
+def by_groups(first: int, last: int, blocks: int) -> Iterator[tuple[int, int, bool]]:
+    """Runs that make up some blocks and end where groups do: (first, one after the last, whether it is a whole group).
 
     Args:
-        sums: of each block.
-        data: their bytes; the last may be a short one.
+        first, last: from which block, to before which.
+        blocks: how many the object has.
     """
-    found: list[int] = []
-    for first in range(0, len(sums), _GROUP_BLOCKS):
-        group = sums[first : first + _GROUP_BLOCKS]
-        piece = data[first * BLOCK_BYTES : (first + len(group)) * BLOCK_BYTES]
-        last_bytes = len(piece) - (len(group) - 1) * BLOCK_BYTES
-        if last_bytes == BLOCK_BYTES:
-            expected = of_equal(group, BLOCK_BYTES)
-        else:
-            expected = joined(of_equal(group[:-1], BLOCK_BYTES), group[-1], last_bytes)
-        if crc32c(piece) == expected:
-            continue
-        found += (
-            first + place
-            for place, crc in enumerate(group)
-            if crc32c(piece[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]) != crc
-        )
-    return found
+    while first < last:
+        stop = min((first // GROUP_BLOCKS + 1) * GROUP_BLOCKS, last)
+        yield first, stop, first % GROUP_BLOCKS == 0 and (stop % GROUP_BLOCKS == 0 or stop == blocks)
+        first = stop
 
 
 def blocks_around(start: int, end: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdshort.storage.checksums import Part, crc32c
-from holdshort.storage.crc32c import joined, of_equal, of_slices
+from holdshort.storage.crc32c import joined, of_slices
 from holdshort.storage.parted.cutting import PIECE_BYTES, cut, pieces, slices
 
 MIB = 2**20
@@ -63,10 +63,3 @@ def test_what_can_t_be_written_in_parts_stays_whole() -> None:
     how = cut(10**12, slice_bytes=8 * MIB, parts_most=None)
     assert list(slices(10**12, how.slice_bytes)) == [(0, 10**12)]
     assert list(slices(0, cut(0, slice_bytes=8 * MIB, parts_most=None).slice_bytes)) == [(0, 0)]
-
-
-@given(st.integers(1, 40), st.binary(max_size=400))
-def test_slices_of_one_size_are_summed_up_by_tables(size: int, data: bytes) -> None:
-    data = data[: len(data) // size * size]
-    sums = [google_crc32c.value(data[at : at + size]) for at in range(0, len(data), size)]
-    assert of_equal(sums, size) == google_crc32c.value(data)
