@@ -134,7 +134,7 @@ class CacheFolder:
         return found if found is not None and found.subject == subject else None
 
     def keep(self, cached: CachedObject, start: int, data: memoryview, *, has_room: bool = False) -> bool:
-        """Write whole blocks of an object, if there is room for them; whether they are there now.
+        """Write whole blocks of an object, as far as there is room for them; whether all are there now.
 
         A full disk is told once, and is no error.
 
@@ -144,15 +144,18 @@ class CacheFolder:
         if time.monotonic() < self._off_until:
             return False
         with self._writers:
-            if not has_room and not self._reserve(cached.subject, len(data)):
-                return False
+            room = len(data)
+            if not has_room and not self._reserve(cached.subject, room):
+                room = self._left_bytes() // BLOCK_BYTES * BLOCK_BYTES
+                if not 0 < room < len(data):
+                    return False
             lock, counted = RangeLock(self._used, _CHANGING_AT, shared=True), 0
             try:
                 # Counted before it is written: a count is too high after a kill, never too low.
-                if lock.acquire(_PATIENCE_S) and self._add(len(data), within=self._budget()):
-                    counted = len(data)
-                    cached.write(start, data)
-                    return True
+                if lock.acquire(_PATIENCE_S) and self._add(room, within=self._budget()):
+                    counted = room
+                    cached.write(start, data[:room])
+                    return room == len(data)
             except OSError as error:
                 self._add(-counted)
                 self._failed(error)
@@ -162,7 +165,7 @@ class CacheFolder:
 
     def has_room(self, more: int) -> bool:
         """Whether there is room for so much more without anything leaving."""
-        return self.used_bytes + more <= self._budget()
+        return more <= self._left_bytes()
 
     def make_room(self, cached: CachedObject, more: int, coming: Mapping[str, int]) -> bool:
         """See that there is room for so much more of an object, whose turn comes in a known order; whether there is.
@@ -172,9 +175,13 @@ class CacheFolder:
         """
         if self.has_room(more) or self._make_room(_group(cached.subject), more, cached.subject, coming):
             return True
+        self.drop_empty(cached)
+        return False
+
+    def drop_empty(self, cached: CachedObject) -> None:
+        """Remove an object of which nothing is there, since nothing of it will be fetched ahead."""
         if not cached.held_bytes():
             self.remove(_key(cached.subject), 0)
-        return False
 
     def drop(self, subject: Subject) -> None:
         """Remove an object, if it is there and not pinned."""
@@ -341,6 +348,9 @@ class CacheFolder:
             self._refused.clear()
         self._refused[group] = now + _FULL_S
         return False
+
+    def _left_bytes(self) -> int:
+        return self._budget() - self.used_bytes
 
     def _budget(self) -> int:
         stat = os.fstatvfs(self._used_fd)

@@ -74,6 +74,10 @@ class CachedSource:
         """See CacheFolder.make_room."""
         return self._folder.make_room(self.cached, more, coming)
 
+    def drop_empty(self) -> None:
+        """See CacheFolder.drop_empty."""
+        self._folder.drop_empty(self.cached)
+
     def bring(
         self,
         start: int,
