@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ class CachedObject:
         self.subject = subject
         self._fd = fd
         self._index = Index(fd, subject)
+        self._writing = threading.Lock()
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -122,8 +124,9 @@ class CachedObject:
     def write(self, start: int, data: memoryview) -> None:
         """Keep whole blocks: from the beginning of one to the end of one, or of the object. Raises OSError."""
         done = 0
-        while done < len(data):
-            done += os.pwrite(self._fd, data[done:], self.subject.data_at + start + done)
+        with self._writing:  # the system lets no two write to one file, and keeps a core busy while the second waits
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], self.subject.data_at + start + done)
         self._index.write(start // BLOCK_BYTES, data)
 
     def mapped(self) -> mmap.mmap:

@@ -17,7 +17,8 @@ _TRIES = 3
 _LEAST_PIECE = 256 * 1024
 """So much is fetched at once even when the memory's budget has nothing left."""
 
-Spill = Callable[[int, memoryview], None]
+Arrived = Callable[[int, memoryview, bool], None]
+"""Told of bytes that came: where they begin, what they are, and whether they are kept."""
 
 
 class CachedSource:
@@ -85,14 +86,14 @@ class CachedSource:
         progress: Progress,
         *,
         patience_s: float = 0.0,
-        spill: Spill | None = None,
+        arrived: Arrived | None = None,
         has_room: bool = False,
     ) -> int:
         """Fetch the blocks of a range that are not there, without reading them; returns how many bytes came.
 
         Args:
             patience_s: for how long somebody else may be at it; then it is left to them.
-            spill: told of bytes that came, and could not be kept.
+            arrived: told of bytes that came.
             has_room: room was made for them.
         """
         first, last = blocks_around(start, end)
@@ -103,13 +104,13 @@ class CachedSource:
             if flight.acquire(patience_s):
                 for at, until in self.cached.missing(begin, stop, self._gap_bytes):
                     came += self._bring_missing(
-                        at, until, lambda more, before=came: progress(before + more), spill, has_room
+                        at, until, lambda more, before=came: progress(before + more), arrived, has_room
                     )
         finally:
             flight.close()
         return came
 
-    def _bring_missing(self, start: int, end: int, progress: Progress, spill: Spill | None, has_room: bool) -> int:
+    def _bring_missing(self, start: int, end: int, progress: Progress, arrived: Arrived | None, has_room: bool) -> int:
         length = end - start
         while (buffer := self._buffers.take(length)) is None and length > _LEAST_PIECE:
             length = max(_LEAST_PIECE, length // 2 // BLOCK_BYTES * BLOCK_BYTES)
@@ -119,8 +120,9 @@ class CachedSource:
             for at in range(start, end, length):
                 piece = room[: min(length, end - at)]
                 came += self.behind.read_into(at, piece, lambda more, before=came: progress(before + more))
-                if not self._folder.keep(self.cached, at, piece, has_room=has_room) and spill is not None:
-                    spill(at, piece)
+                is_kept = self._folder.keep(self.cached, at, piece, has_room=has_room)
+                if arrived is not None:
+                    arrived(at, piece, is_kept)
         finally:
             room.release()
             if buffer is not None:

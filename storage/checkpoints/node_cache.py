@@ -47,11 +47,12 @@ class WarmFile:
 
     def fetch(self, start: int, end: int, progress: Progress) -> bool:
         """Bring what is missing of a range; whether there was room for all of it."""
-        spilled: list[int] = []
+        kept: list[bool] = []
         self._source.bring(
-            start, end, progress, patience_s=_PATIENCE_S, spill=lambda at, _: spilled.append(at), has_room=True
-        )
-        return not spilled
+            start, end, progress, patience_s=_PATIENCE_S, arrived=lambda _at, _data, is_kept: kept.append(is_kept),
+            has_room=True,
+        )  # fmt: skip
+        return all(kept)
 
     def put(self, start: int, data: bytes, flow: Flow) -> bool:
         """Keep bytes that came in another way, from the beginning of a block on; whether there was room for them.

@@ -127,7 +127,7 @@ class ObjectMemory:
     def _looked(self, cached: CachedObject, piece: tuple[int, int]) -> list[tuple[int, int]]:
         first, last = piece
         wrong = cached.unsound(first, last, self._view)
-        self._sound[first:last] = b"\1" * (last - first)
+        self._mark_sound(first, last)
         for block in wrong:
             self._sound[block] = 0
         return list(_runs(self._sound, first, last)) if wrong else []
@@ -172,22 +172,31 @@ class ObjectMemory:
 
     def _share(self, start: int, end: int, tell: Callable[[int], None], patience_s: float) -> int:
         assert self._source is not None
-        return self._source.bring(start, end, tell, patience_s=patience_s, spill=self._spill)
+        return self._source.bring(start, end, tell, patience_s=patience_s, arrived=self._arrived)
 
     def _fetch(self, start: int, end: int, tell: Callable[[int], None]) -> int:
         came = self._behind.read_into(start, self._view[start:end], tell)
         self._is_own(start, end)
         return came
 
+    def _arrived(self, start: int, data: memoryview, is_kept: bool) -> None:
+        if not is_kept:
+            self._spill(start, data)
+            return
+        # What was just written from what the store sent needs no look.
+        self._mark_sound(*blocks_around(start, start + len(data)))
+
     def _spill(self, start: int, data: memoryview) -> None:
         self._view[start : start + len(data)] = data
         self._is_own(start, start + len(data))
 
     def _is_own(self, start: int, end: int) -> None:
-        first, last = blocks_around(start, end)
         with self._lock:
             self.own_bytes += end - start
-            self._sound[first:last] = b"\1" * (last - first)
+        self._mark_sound(*blocks_around(start, end))
+
+    def _mark_sound(self, first: int, last: int) -> None:
+        self._sound[first:last] = b"\1" * (last - first)
 
     def _bytes(self, spans: Sequence[tuple[int, int]]) -> int:
         return sum(min(last * BLOCK_BYTES, self.size) - first * BLOCK_BYTES for first, last in spans)

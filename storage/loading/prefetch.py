@@ -365,11 +365,12 @@ class _Run:
             if self._is_closed:
                 raise Abandoned
 
-        def spill(_start: int, _data: memoryview) -> None:
-            self._no_room(source.path)
+        def arrived(_start: int, _data: memoryview, is_kept: bool) -> None:
+            if not is_kept:
+                self._no_room(source.path)
 
         try:
-            return 0 if self._is_closed else source.bring(start, end, progress, spill=spill, has_room=True)
+            return 0 if self._is_closed else source.bring(start, end, progress, arrived=arrived, has_room=True)
         except Abandoned:
             return 0
         except Exception as error:  # noqa: BLE001 - whoever reads it is told
