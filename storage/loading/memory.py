@@ -35,9 +35,9 @@ _PATIENCES_S = (0.0, 30.0, 30.0)
 class ObjectMemory:
     """One content of an object. What was brought is there, and is what the store has sent.
 
-    Memory of the cache is shared by all processes, and each block of it was checked against its CRC32C when it was
-    brought. What the cache has no room for lies in this process's own memory. Writing to it changes nothing but one's
-    own memory.
+    Memory of the cache is shared by all processes, and each block of it was fetched here, or checked against its
+    CRC32C, when it was brought. What the cache has no room for lies in this process's own memory. Writing to it changes
+    nothing but one's own memory.
 
     A cache file that somebody else cuts short ends the process (SIGBUS), as with any mapped file.
 

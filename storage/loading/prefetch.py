@@ -122,7 +122,7 @@ def prefetch(
     Args:
         urls: of one store, e.g. "training::s3://bucket/set/0001.tar"; without a profile, `training` counts.
         ahead_bytes: how far ahead of the readers at most; by default a twentieth of the cache, 64 MiB to 1 GiB, and
-            never more than half of it.
+            never more than half of it; a thirty-second part of a full one.
         ahead_objects: the same in objects; by default 512.
         options: of the store or the profile, as fsspec takes them.
     """

@@ -120,8 +120,9 @@ def load_safetensors(
     """The tensors of a safetensors file, or of all files that a `model.safetensors.index.json` names, by name.
 
     Their memory is that of the cache on this machine's disk, which all processes share: replicas on a host fetch each
-    byte once. Each block was checked against its CRC32C before it is handed out. Arrays can be written to, which nobody
-    else sees. What the cache has no room for lies in this process's own memory, which is logged.
+    byte once. Each block was fetched by this very call, or checked against its CRC32C, before it is handed out. Arrays
+    can be written to, which nobody else sees. What the cache has no room for lies in this process's own memory, which
+    is logged.
 
     Args:
         url: e.g. "s3://models/llama/model.safetensors"; with another profile than `serving` in front, that counts.
