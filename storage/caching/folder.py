@@ -27,7 +27,7 @@ import orjson
 from ..reading.origin import Version
 from .cached import CachedObject
 from .eviction import Resident, victims
-from .layout import BLOCK_BYTES, HEADER_BYTES, Subject, Use, subject_of
+from .layout import BLOCK_BYTES, HEADER_BYTES, USE_AT, Subject, Use, subject_of
 from .locks import RangeLock
 
 log = logging.getLogger(__name__)
@@ -289,11 +289,11 @@ class CacheFolder:
                 old = Subject(store, path, before["size"], before["tag"])
                 if before["path"] == path and old != Subject(store, path, version.size, version.tag):
                     self.drop(old)
-            at.parent.mkdir(mode=0o700, exist_ok=True)
-            aside = at.with_name(f"{at.name}.{secrets.token_hex(4)}")
+            aside = f"{at}.{secrets.token_hex(4)}"
             told = {"path": path, "size": version.size, "tag": version.tag, "asked_s": time.time()}
-            aside.write_bytes(orjson.dumps(told))
-            aside.rename(at)
+            with os.fdopen(_created(aside), "wb") as file:
+                file.write(orjson.dumps(told))
+            os.rename(aside, at)
         except OSError as error:
             self._failed(error)
 
@@ -318,22 +318,24 @@ class CacheFolder:
         if time.monotonic() < self._off_until:
             return None
         path = self.path_of(key)
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        aside = f"{path}.{secrets.token_hex(4)}"
+        fd = _created(aside)
+        made = CachedObject(path, fd, subject)
         try:
-            with aside.open("xb") as file:
-                file.write(subject.header())
-                file.truncate(subject.file_bytes)
-                os.pwrite(file.fileno(), Use(time.time(), opens=int(is_use)).packed(), HEADER_BYTES - 64)
+            os.pwrite(fd, subject.header(), 0)
+            os.ftruncate(fd, subject.file_bytes)
+            os.pwrite(fd, Use(time.time(), opens=int(is_use)).packed(), USE_AT)
             try:
-                os.link(aside, path)  # whoever comes second takes the first one's
+                os.link(aside, path)
             except FileExistsError:
-                if CachedObject.open(path) is None:
-                    aside.replace(path)  # what is there is broken
+                found = CachedObject.open(path)
+                if found is not None:
+                    return found  # whoever comes second takes the first one's
+                os.replace(aside, path)  # what is there is broken
         finally:
             with suppress(FileNotFoundError):
-                aside.unlink()
-        return CachedObject.open(path)
+                os.unlink(aside)
+        return made
 
     def _reserve(self, subject: Subject, more: int) -> bool:
         """Whether there is room for so much more of an object, or could be made."""
@@ -445,11 +447,11 @@ class CacheFolder:
 
     def path_of(self, key: str) -> Path:
         """Where an object's file is, or would be."""
-        return self.folder / "objects" / key[:2] / f"{key}{_SUFFIX}"
+        return Path(f"{self.folder}/objects/{key[:2]}/{key}{_SUFFIX}")
 
     def _version_path(self, store: str, path: str) -> Path:
         key = hashlib.sha256(f"{store}\0{path}".encode()).hexdigest()[:32]
-        return self.folder / "versions" / key[:2] / key
+        return Path(f"{self.folder}/versions/{key[:2]}/{key}")
 
 
 def used_bytes(folder: Path) -> int:
@@ -458,6 +460,17 @@ def used_bytes(folder: Path) -> int:
         return _USED.unpack((folder / "used").read_bytes())[0]
     except (FileNotFoundError, struct.error):
         return 0
+
+
+def _created(path: str) -> int:
+    """A new file, open for reading and writing; its folder is made if it has to be."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), mode=0o700)
+        return os.open(path, flags, 0o600)
 
 
 def _group(subject: Subject) -> str:
