@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import secrets
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from ..checksums import Sum
 from ..errors import Corrupt, NotAllowedNow, ObjectNotFound, StoreFull
 from ..store import Store
+from .aside import beside
 from .attempts import attempts_of, folder_of, remove
 from .manifest import CopiedFile, Manifest, file_path, manifest_path, read_manifest, steps
 from .node_cache import cached_parts
@@ -157,8 +156,6 @@ def _differs(file: CopiedFile, found: Sum) -> Corrupt:
 def _restore(store: Store, manifest: Manifest, folder: Path, progress: Callable[[int, int], None]) -> None:
     total = sum(file.size_bytes for file in manifest.files)
     targets = {file: _target(file, manifest) for file in manifest.files}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.parent / f".{folder.name}.restoring-{secrets.token_hex(4)}"
     lock, stop, done = threading.Lock(), threading.Event(), 0
 
     def came(amount: int) -> None:
@@ -168,26 +165,24 @@ def _restore(store: Store, manifest: Manifest, folder: Path, progress: Callable[
             progress(done, total)
 
     try:
-        aside.mkdir()
-        with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="restore") as pool:
-            copies = [pool.submit(_copy, store, manifest, f, aside / at, came, stop) for f, at in targets.items()]
-            try:
-                for copy in copies:
-                    copy.result()
-            except BaseException:
-                stop.set()
-                raise
-        if folder.exists():
-            folder.rmdir()  # it is empty
-        aside.rename(folder)
+        with beside(folder) as aside:
+            with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="restore") as pool:
+                copies = [pool.submit(_copy, store, manifest, f, aside / at, came, stop) for f, at in targets.items()]
+                try:
+                    for copy in copies:
+                        copy.result()
+                except BaseException:
+                    stop.set()
+                    raise
+            if folder.exists():
+                folder.rmdir()  # it is empty
+            aside.rename(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFull(
                 f"No space left for {folder}: the checkpoint has {total:,} bytes. Nothing of it was kept."
             ) from error
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy(
