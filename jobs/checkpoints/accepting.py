@@ -137,7 +137,22 @@ def _steps(store: Store, job: CheckpointJob) -> list[int]:
         return [wanted]
     if not committed:
         raise ObjectNotFound(f"name: the store {store.url} holds no checkpoint of {job.name}. Nothing was submitted.")
-    return committed if wanted == "all" else [committed[-1]]
+    if wanted == "all":
+        return committed
+    return [_newest_readable(store, job.name, committed) if job.action == "restore" else committed[-1]]
+
+
+def _newest_readable(store: Store, name: str, committed: list[int]) -> int:
+    """The newest step whose manifest can be read; what is passed over is told at the end of the job."""
+    why: list[str] = []
+    for step in reversed(committed):
+        try:
+            read_manifest(store, name, step)
+        except Corrupt as error:
+            why.append(f"step {step} is not whole ({error})")
+        else:
+            return step
+    raise RefusedJob(f"step: no step of {name} is whole: {'; '.join(why)}. Nothing was submitted.")
 
 
 def _manifest(store: Store, job: CheckpointJob, step: int) -> Manifest:

@@ -22,7 +22,7 @@ from ...storage.parted.protocol import Parted
 from ...storage.store import Store
 from ..ledger import Ledger
 from ..record import JobRecord, Outcome
-from .falling_back import UnderWay, fall_back, may_fall_back
+from .falling_back import UnderWay, fall_back, may_fall_back, unreadable_after
 from .places import Places
 from .restore_folder import restore_folder
 from .row_done import File, RowDone, difference, files_of, is_damaged, mismatches, rows_done
@@ -99,6 +99,8 @@ class _Ending:
                     if why and may_fall_back(self._record) and is_damaged(rows):
                         return self._older(outcome, rows[0].step, why)
                     why = why or self._restore(files_of(rows))
+                    if not why and may_fall_back(self._record):
+                        outcome = self._saying_what_was_passed_over(outcome, rows[0].step)
                 case "verify":
                     why = self._all_ok(rows, differing=mismatches(files_of(rows, partly=True)))
                 case "replicate":
@@ -113,6 +115,11 @@ class _Ending:
         step = int(self._record.spec["step"])
         self._finish(self._store, self._store.parted, files)
         return self._commit(self._store, step, self._record.id, files)
+
+    def _saying_what_was_passed_over(self, outcome: Outcome, step: int) -> Outcome:
+        """Steps that could not even be read when the job was submitted are not in its rows."""
+        found = unreadable_after(self._store, self._name, step)
+        return replace(outcome, reason="; ".join([*found, f"step {step} was restored instead"])) if found else outcome
 
     def _older(self, outcome: Outcome, step: int, why: str) -> Outcome:
         if self._places is None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from ...storage.checkpoints.manifest import read_manifest, steps
 from ...storage.errors import Corrupt, ObjectNotFound, RefusedJob
+from ...storage.store import Store
 from ..identity import id_from_key
 from ..ledger import Ledger
 from ..record import JobRecord
@@ -41,6 +42,17 @@ def waits_for(record: JobRecord) -> str | None:
     return cast("dict[str, str]", record.spec.get("metadata") or {}).get(_FROM)
 
 
+def unreadable_after(store: Store, name: str, step: int) -> list[str]:
+    """What is wrong with newer steps, of those that nobody can read; the newest first."""
+    found: list[str] = []
+    for newer in sorted((each for each in steps(store, name) if each > step), reverse=True):
+        try:
+            read_manifest(store, name, newer)
+        except (Corrupt, ObjectNotFound) as error:
+            found.append(f"step {newer} is not whole ({error})")
+    return found
+
+
 def fall_back(ledger: Ledger, record: JobRecord, step: int, why: str, places: Places) -> Fallen:
     """How the restore of an older step has ended.
 
@@ -52,7 +64,7 @@ def fall_back(ledger: Ledger, record: JobRecord, step: int, why: str, places: Pl
         UnderWay: it has not ended.
     """
     name = record.spec["name"]
-    passed_over = [f"step {step} is not whole ({why})"]
+    passed_over = [*unreadable_after(ledger.store, name, step), f"step {step} is not whole ({why})"]
     for older in sorted((found for found in steps(ledger.store, name) if found < step), reverse=True):
         try:
             read_manifest(ledger.store, name, older)

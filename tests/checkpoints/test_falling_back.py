@@ -8,6 +8,8 @@ import pytest
 
 from holdshort.jobs.broker.message import Message
 from holdshort.jobs.record import JobRecord
+from holdshort.storage.checkpoints.manifest import manifest_path
+from holdshort.storage.errors import RefusedJob
 from holdshort.storage.opening import open_store
 from support.checkpoints import SLICE, House, content, folder_of, noise
 
@@ -80,6 +82,29 @@ def test_steps_are_passed_over_one_after_the_other(house: House, tmp_path: Path)
     assert outcome.state == "completed"
     assert [f"step {step} is not whole" in outcome.reason for step in (300, 200, 100)] == [True, True, False]
     assert content(tmp_path / "out") == files(100)
+
+
+def test_a_step_whose_manifest_can_t_be_read_is_passed_over_when_the_job_is_submitted(
+    house: House, tmp_path: Path
+) -> None:
+    house.store.upload(manifest_path("run", 300), [b'{"version": 99}'])
+    record = submitted(house, to=str(tmp_path / "out"))
+    house.drain()
+    outcome = house.outcome(record)
+    assert outcome.state == "completed"
+    assert "step 300 is not whole" in outcome.reason
+    assert "step 200 was restored instead" in outcome.reason
+    assert content(tmp_path / "out") == files(200)
+    house.store.upload(manifest_path("run", 200), [b"{}"])
+    house.flip(100, "small")
+    record = submitted(house, to=str(tmp_path / "other"))
+    house.drain()
+    outcome = house.outcome(record)
+    assert outcome.state == "failed"
+    assert all(f"step {step} is not whole" in outcome.reason for step in (300, 200, 100))
+    house.store.upload(manifest_path("run", 100), [b"[]"])
+    with pytest.raises(RefusedJob, match=r"no step of run is whole: step 300 .*step 200 .*step 100 "):
+        house.submit(action="restore", to=str(tmp_path / "none"))
 
 
 def test_when_no_step_is_whole_the_job_fails_and_names_all(house: House, tmp_path: Path) -> None:
