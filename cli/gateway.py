@@ -81,7 +81,7 @@ def _chosen(settings: Settings, given: dict[str, Any]) -> GatewaySettings:
 
     table: dict[str, Any] = settings.gateway.model_dump() if settings.gateway else {}
     table |= {key: value for key, value in given.items() if value is not None}
-    if "upstream" not in table:
+    if not table.get("upstream"):
         raise SettingsError(
             "The gateway needs to know the server behind it: --upstream http://host:port, or upstream in the table "
             "[gateway] of holdshort.toml (HOLDSHORT_GATEWAY)."

@@ -91,8 +91,9 @@ class PoolSettings(_Table):
 class GatewaySettings(_Table):
     """A reverse proxy in front of an OpenAI-compatible server, which raises the lane for each request."""
 
-    upstream: str
-    """The server's URL without a path, such as http://127.0.0.1:8000."""
+    upstream: str = ""
+    """The server's URL without a path, such as http://127.0.0.1:8000; without it `holdshort gateway --upstream` says
+    which, and `holdshort up` runs no gateway."""
     pools: tuple[Name, ...] = ()
     """Whose lanes it raises; all configured pools without it."""
     device: Name | None = None
@@ -124,6 +125,8 @@ class GatewaySettings(_Table):
     @field_validator("upstream")
     @classmethod
     def _is_an_origin(cls, url: str) -> str:
+        if not url:
+            return url
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("has to be http://host:port or https://host:port")

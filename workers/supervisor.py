@@ -159,7 +159,7 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Sequence[str], str]]:
             metrics = ("--metrics", _next_port(pool.metrics, place)) if pool.metrics else ()
             command = (*holdshort, "worker", name, "--device", device, *metrics, "--with-parent")
             yield f"worker of pool {name} for device {device}", command, name
-    if settings.gateway is not None:
+    if settings.gateway is not None and settings.gateway.upstream:
         yield "gateway", (*holdshort, "gateway", "--with-parent"), ""
 
 

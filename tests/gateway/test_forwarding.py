@@ -32,6 +32,19 @@ def test_an_answer_comes_back_as_it_is(gateway: GatewayProcess, upstream: Upstre
     assert json.loads(exchange.body) == {"model": "m"}
 
 
+def test_a_table_without_an_upstream_is_enough_if_the_command_names_it(
+    request: pytest.FixtureRequest, tmp_path: Path, upstream: Upstream
+) -> None:
+    gateway = GatewayProcess(
+        request.getfixturevalue("settings"), tmp_path, ["--upstream", upstream.url], {"api_keys": ["sk-one"]}
+    )
+    try:
+        assert httpx.get(f"{gateway.url}/v1/models").status_code == 401
+        assert httpx.get(f"{gateway.url}/v1/models", headers={"authorization": "Bearer sk-one"}).status_code == 200
+    finally:
+        gateway.end()
+
+
 def test_a_path_is_never_rewritten(gateway: GatewayProcess, upstream: Upstream) -> None:
     with closing(socket.create_connection(("127.0.0.1", gateway.port))) as client:
         client.sendall(b"GET /a%2Fb/../c//d?x=%2B HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
