@@ -22,6 +22,7 @@ from .processes import started
 from .row import BUDGET, CPU_S, HELD, PEAK, SECONDS, Aim, Arm, Column, Given, Measure, Row, Run, Work
 
 EPOCHS = 3
+HEAD_BYTES = 256 * 1024
 SHARES, WORKERS = (25, 50, 100, 150), (0, 2, 4)
 Read = Callable[[str], bytes]
 
@@ -51,7 +52,8 @@ def _s3fs(given: Given) -> Work:
 
 
 def _holdshort(given: Given, *, share: int, prefetches: bool) -> Work:
-    fs = clients.holdshort("training", given["endpoint"], cache_bytes=given["objects"] * given["size"] * share // 100)
+    room = given["objects"] * given["size"] * share // 100 + HEAD_BYTES  # what connecting has kept
+    fs = clients.holdshort("training", given["endpoint"], cache_bytes=room)
     return _epochs(given, fs.cat_file, fs.prefetch if prefetches else None)
 
 
