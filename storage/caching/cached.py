@@ -108,9 +108,7 @@ class CachedObject:
             return False
         begins = [max(start, at) for at in range(start - start % _STEP_BYTES, end, _STEP_BYTES)]
         steps = [(at, into[at - start : until - start]) for at, until in pairwise([*begins, end])]
-        are_right = [
-            self._read_step(at, step) for at, step in steps
-        ]  # each: all that is wrong is to be found
+        are_right = [self._read_step(at, step) for at, step in steps]  # each: all that is wrong is to be found
         return all(are_right)
 
     def write(self, start: int, data: memoryview) -> None:
