@@ -220,7 +220,7 @@ class CachedObject:
     def _distrust(self, blocks: Sequence[int]) -> None:
         """Forget blocks that are not what they should be."""
         for block in blocks:
-            self._index.forget(block, block + 1)
+            self._index.forget(block)
         if blocks:
             log.warning(
                 "%s: %d blocks of the cached %s, from %d on, were not what had been written; they are fetched again",

@@ -40,9 +40,9 @@ class Index:
             if is_group:
                 self._learn(begin, data[(begin - first) * BLOCK_BYTES : (stop - first) * BLOCK_BYTES])
 
-    def forget(self, first: int, last: int) -> None:
-        """Blocks are not there."""
-        os.pwrite(self._fd, bytes((last - first) * ENTRY_BYTES), self._subject.block_at(first))
+    def forget(self, block: int) -> None:
+        """A block is not there."""
+        os.pwrite(self._fd, bytes(ENTRY_BYTES), self._subject.block_at(block))
 
     def compare(self, first: int, last: int, data: memoryview) -> tuple[list[int], list[int]]:
         """Which blocks from `first` to before `last` are not there, and which are but not as they were written.

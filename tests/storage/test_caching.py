@@ -283,6 +283,17 @@ def _allocated(cache: Path) -> int:
     return found
 
 
+def test_what_has_no_room_as_a_whole_is_kept_in_part(store: FaultyS3, cache: Path) -> None:
+    budget = 5 * MIB + MIB // 2
+    fs = opened(store.options, cache_bytes=budget)
+    for at in range(0, len(CONTENT), MIB):
+        assert fs.cat_file(PATH, at, at + MIB) == CONTENT[at : at + MIB]
+    assert budget - BLOCK_BYTES < CacheFolder(cache, budget).count() <= budget
+    served = store.served_bytes
+    assert opened(store.options, cache_bytes=budget).cat_file(PATH) == CONTENT
+    assert store.served_bytes - served <= len(CONTENT) - budget + MIB
+
+
 def test_processes_that_press_into_a_full_cache_stay_within_it(store: FaultyS3, cache: Path) -> None:
     budget = 15 * MIB
     ways = multiprocessing.get_context("fork")
