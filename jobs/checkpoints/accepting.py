@@ -148,7 +148,7 @@ def _newest_readable(store: Store, name: str, committed: list[int]) -> int:
     for step in reversed(committed):
         try:
             read_manifest(store, name, step)
-        except Corrupt as error:
+        except (Corrupt, ObjectNotFound) as error:  # it may have been pruned a moment ago
             why.append(f"step {step} is not whole ({error})")
         else:
             return step
