@@ -22,7 +22,6 @@ from .processes import started
 from .row import BUDGET, CPU_S, HELD, PEAK, SECONDS, Aim, Arm, Column, Given, Measure, Row, Run, Work
 
 EPOCHS = 3
-HEAD_BYTES = 256 * 1024
 SHARES, WORKERS = (25, 50, 100, 150), (0, 2, 4)
 Read = Callable[[str], bytes]
 
@@ -52,6 +51,8 @@ def _s3fs(given: Given) -> Work:
 
 
 def _holdshort(given: Given, *, share: int, prefetches: bool) -> Work:
+    from holdshort.storage.reading.reader import HEAD_BYTES
+
     room = given["objects"] * given["size"] * share // 100 + HEAD_BYTES  # what connecting has kept
     fs = clients.holdshort("training", given["endpoint"], cache_bytes=room)
     return _epochs(given, fs.cat_file, fs.prefetch if prefetches else None)

@@ -349,19 +349,11 @@ WARM_ROW = Row(
     groups=_warm_groups,
     opened=_warm_opened_row,
     columns=(SECONDS, Column("touch_s", "touching s", 2), MB_PER_S, REQUESTS, CPU_S, PEAK, HELD, BUDGET),
-    aims=(
-        *(
-            Aim(
-                f"of the page cache's speed, {how}, {group.removeprefix('touched ')}",
-                group,
-                "holdshort, warm",
-                than=f"{how} by hand",
-                at_least=0.8,
-            )
-            for how in ("read", "mapped")
-            for group in (BY_SUM, BY_COPY)
-        ),
+    aims=tuple(
+        Aim(f"of the page cache's speed, {how}, {group.removeprefix('touched ')}", group, "holdshort, warm",
+            than=f"{how} by hand", at_least=0.8)
+        for how in ("read", "mapped") for group in (BY_SUM, BY_COPY)
     ),
     chart=("mb_per_s", "MB/s"),
     repeats=(6, 2),
-)
+)  # fmt: skip

@@ -207,7 +207,7 @@ class _Run:
         self._wide_bytes = max(1, min(ahead_bytes or min(wide, access.cache_bytes // 4), access.cache_bytes // 2))
         self._full_bytes = ahead_bytes or max(1, min(self._wide_bytes, access.cache_bytes // _FULL_SHARE))
         self._ahead_bytes = self._full_bytes  # until it is known that there is room for more
-        self._may_be_narrow = ahead_bytes is not None or ahead_objects is not None
+        self._says_how_far = ahead_bytes is not None or ahead_objects is not None
         self._ahead_objects = min(ahead_objects or _AHEAD_OBJECTS, 65536)
         self._began_s = time.time()
         self._news = threading.Condition()
@@ -330,7 +330,7 @@ class _Run:
                 promised = self._promised_bytes
                 self._news.notify_all()
             looked_s = time.monotonic()
-            if lacking and self._ahead_bytes < 2 * size and not self._may_be_narrow:
+            if lacking and self._ahead_bytes < 2 * size and not self._says_how_far:
                 # One after the other is slower than several readers by themselves, and none is at hand any sooner.
                 self._promised(-lacking)
                 self._no_room_until = looked_s + _GIVE_UP_S

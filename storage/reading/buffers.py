@@ -134,7 +134,7 @@ def _fresh(size: int) -> mmap.mmap:
 def filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
     """Bytes that are made where they stay: `fill` writes all of them, and no copy is taken."""
     # BytesIO lets its bytes be written as long as nobody else has them, and hands them out as they are. bytes(length)
-    # would write zeros first, which takes a sixth of what reading them from the page cache does.
+    # would write zeros first, which takes a quarter of what reading them from the page cache does.
     whole = io.BytesIO(_unwritten()(None, length))
     with whole.getbuffer() as view:
         fill(view)
