@@ -9,7 +9,9 @@ import struct
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import cast
 
+from .answer import Answer
 from .errors import SettingsError
 
 _CONNECT_S, _SILENT_S = 5.0, 15.0
@@ -77,7 +79,7 @@ class Connections:
         headers: Mapping[str, str],
         body: bytes | memoryview = b"",
         sending: Sending = EVENLY,
-    ) -> Generator[http.client.HTTPResponse]:
+    ) -> Generator[Answer]:
         """The answer to a request; its body is to be read inside. What is left of it costs the connection.
 
         Args:
@@ -120,7 +122,7 @@ class Connections:
         body: bytes | memoryview,
         sending: Sending,
         under_way: ExitStack,
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    ) -> tuple[http.client.HTTPConnection, Answer]:
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
@@ -128,7 +130,7 @@ class Connections:
             try:
                 if not body:
                     connection.request(method, target, headers=dict(headers))
-                    return connection, connection.getresponse()
+                    return connection, _response(connection)
                 pieces = under_way.enter_context(sending(memoryview(body), connection.sock))
                 return connection, _exchange(connection, method, target, headers, pieces, len(body))
             except (OSError, http.client.HTTPException) as error:
@@ -147,6 +149,7 @@ class Connections:
                 connection = http.client.HTTPSConnection(self._host, timeout=_CONNECT_S, context=self._context)
             else:
                 connection = http.client.HTTPConnection(self._host, timeout=_CONNECT_S)
+            connection.response_class = Answer
             connection.connect()
             connection.sock.settimeout(_SILENT_S)
         except ssl.SSLCertVerificationError as error:  # trying again changes nothing
@@ -166,15 +169,19 @@ def _exchange(
     headers: Mapping[str, str],
     pieces: Iterable[memoryview],
     size_bytes: int,
-) -> http.client.HTTPResponse:
+) -> Answer:
     try:
         connection.request(method, target, body=pieces, headers={**headers, "Content-Length": str(size_bytes)})
     except ConnectionError:
         # A server that wants no more of the body may have said why before it hung up.
-        response = connection.getresponse()
+        response = _response(connection)
         response.will_close = True
         return response
-    return connection.getresponse()
+    return _response(connection)
+
+
+def _response(connection: http.client.HTTPConnection) -> Answer:
+    return cast("Answer", connection.getresponse())
 
 
 def cut_off(sock: socket.socket) -> None:

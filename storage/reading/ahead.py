@@ -1,12 +1,13 @@
 """How much to fetch before it is asked for. Pure.
 
-What is fetched ahead stays in proportion to what was read in order so far. So a reader of everything has all of its
-connections busy after a few reads, and one who reads a header and leaves has cost little more than the header.
+What is fetched ahead stays in proportion to what was read in order so far, and grows with its square from 1 MiB on. So
+a reader of everything has all of its connections busy after four reads of 1 MiB, and one who reads a header and leaves
+has cost little more than the header.
 """
 
 from __future__ import annotations
 
-from ...profiles.access import KIB, Access
+from ...profiles.access import KIB, MIB, Access
 
 _TIMES = 16
 _LEAST_READ = 32 * KIB
@@ -58,4 +59,4 @@ class ReadAhead:
             return access.read_ahead_bytes
         if self._jumps > _FORGIVEN and self._in_order < 4 * access.gap_bytes:
             return 0
-        return min(self._in_order * _TIMES, access.read_ahead_bytes)
+        return min(self._in_order * _TIMES * max(MIB, self._in_order) // MIB, access.read_ahead_bytes)

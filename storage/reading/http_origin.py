@@ -14,15 +14,15 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from http.client import HTTPMessage, HTTPResponse
+from http.client import HTTPMessage
 from typing import Protocol
 
+from ..answer import Answer
 from ..connections import Broken, Connections
 from ..errors import ObjectChanged, StoreUnavailable
 from ..trying import PASSING, TOO_MUCH, Again, patiently
 from .origin import Origin, Progress, Version
 
-_CHUNK_BYTES = 256 * 1024
 _SIZE = re.compile(r"bytes [\d*-]+/(\d+)")
 
 
@@ -124,7 +124,7 @@ class HttpOrigin:
                     raise self._refusal(answer, path, None)
                 version = self._server.version(self._size(answer, path), answer.headers)
                 data = bytearray(min(length, version.size))
-                got = _fill(answer, memoryview(data), lambda _: None)
+                got = answer.fill(memoryview(data), lambda _: None)
                 if got < len(data):
                     raise Again(f"the answer ended after {got} of {len(data)} bytes")
                 return version, bytes(data)
@@ -151,7 +151,7 @@ class HttpOrigin:
                     got = before + more
                     progress(got)
 
-                _fill(answer, into[before:], came)
+                answer.fill(into[before:], came)
             if got < len(into):
                 raise Again(f"the answer ended after {got} of {len(into)} bytes")
 
@@ -170,7 +170,7 @@ class HttpOrigin:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _get(self, address: Address, headers: Mapping[str, str]) -> AbstractContextManager[HTTPResponse]:
+    def _get(self, address: Address, headers: Mapping[str, str]) -> AbstractContextManager[Answer]:
         with self._lock:
             pool = self._pools.get(address.server)
             if pool is None:
@@ -179,7 +179,7 @@ class HttpOrigin:
                 )
         return pool.ask("GET", address.target, {**address.headers, **headers})
 
-    def _refusal(self, answer: HTTPResponse, path: str, version: Version | None) -> Exception:
+    def _refusal(self, answer: Answer, path: str, version: Version | None) -> Exception:
         """What an answer that holds no bytes means, of the object as it is or of a version of it."""
         said = self._server.reason(answer.read(4096).decode(errors="replace"))
         what = f"status {answer.status}" + (f" ({said})" if said else "")
@@ -215,7 +215,7 @@ class HttpOrigin:
         except Broken:
             return False
 
-    def _size(self, answer: HTTPResponse, path: str) -> int:
+    def _size(self, answer: Answer, path: str) -> int:
         if answer.status == 200:
             length = answer.headers.get("Content-Length", "")
             if not length.isdigit():
@@ -228,7 +228,7 @@ class HttpOrigin:
             raise Again(f"it answered with the range {answer.headers.get('Content-Range')!r}")
         return int(found[1])
 
-    def _check_range(self, answer: HTTPResponse, path: str, version: Version, begin: int, end: int) -> None:
+    def _check_range(self, answer: Answer, path: str, version: Version, begin: int, end: int) -> None:
         if not self._server.is_of(version, answer.headers):
             raise ObjectChanged(self._url(path))
         if answer.status == 200 and begin == 0 and end + 1 == version.size:
@@ -241,15 +241,3 @@ class HttpOrigin:
 
     def _url(self, path: str) -> str:
         return f"{self._server.scheme}://{path}"
-
-
-def _fill(answer: HTTPResponse, into: memoryview, progress: Progress) -> int:
-    """Read up to the end of the buffer or of the answer; returns how many bytes came."""
-    got = 0
-    while got < len(into):
-        more = answer.readinto(into[got : got + _CHUNK_BYTES])
-        if not more:
-            break
-        got += more
-        progress(got)
-    return got

@@ -1,0 +1,88 @@
+"""An answer whose body goes from the socket straight into the caller's memory.
+
+http.client reads what has come each time something has: of a part of 8 MiB that is a hundred calls, for each of which
+a thread needs the interpreter. Here the kernel waits until much has come (MSG_WAITALL), which takes a tenth of them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+_LEAST_BYTES, _MOST_BYTES = 64 * 1024, 1024 * 1024
+_SLOW_S = 0.02
+"""A call that took longer is followed by smaller ones: whoever waits for the next byte is not to wait for many."""
+
+
+class Answer(http.client.HTTPResponse):
+    """As http.client's, for which it is made by the connection."""
+
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None):
+        super().__init__(sock, debuglevel, method, url)
+        self._sock = sock
+
+    def fill(self, into: memoryview, progress: Callable[[int], None]) -> int:
+        """Read up to the end of the buffer or of the body; returns how many bytes came.
+
+        Args:
+            progress: told each time more has come, and how much it is in all; what it raises ends reading.
+
+        Raises:
+            TimeoutError: nothing came for as long as the connection's timeout says, or twice that.
+        """
+        got = 0
+        if not self._is_plain():
+            while got < len(into) and (more := self.readinto(into[got : got + _LEAST_BYTES * 4])):
+                got += more
+                progress(got)
+            return got
+        wanted = min(len(into), self.length or 0)
+        if wanted:
+            # What was read along with the headers is in a buffer; when that is empty, the next bytes are read into it.
+            got = self.readinto(into[: min(wanted, len(self.peek()))])
+            progress(got)
+        if got < wanted:
+            got = self._receive(into, got, wanted, progress)
+        return got
+
+    def _is_plain(self) -> bool:
+        """Whether the rest of the body is what comes next on the socket, and nothing else."""
+        return (
+            not self.chunked and self.length is not None and not self.will_close and type(self._sock) is socket.socket
+        )
+
+    def _receive(self, into: memoryview, got: int, wanted: int, progress: Callable[[int], None]) -> int:
+        sock, step = self._sock, _LEAST_BYTES
+        silent_s = sock.gettimeout()
+        # A timeout of Python's own means that no call waits for more than the first bytes; the kernel's doesn't.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(silent_s))
+        sock.settimeout(None)
+        try:
+            while got < wanted:
+                began = time.monotonic()
+                more = sock.recv_into(into[got : min(got + step, wanted)], 0, socket.MSG_WAITALL)
+                if not more:
+                    return got
+                got += more
+                assert self.length is not None
+                self.length -= more
+                progress(got)
+                step = (
+                    max(_LEAST_BYTES, step // 2) if time.monotonic() - began > _SLOW_S else min(_MOST_BYTES, step * 2)
+                )
+        except BlockingIOError as error:
+            raise TimeoutError(f"nothing came for {silent_s:g} s") from error
+        finally:
+            sock.settimeout(silent_s)
+        if not self.length:
+            self.close()  # as http.client's own methods do: the connection is free for the next request
+        return got
+
+
+def _timeval(seconds: float | None) -> bytes:
+    """A struct timeval; 0: for ever."""
+    whole, part = divmod(seconds or 0.0, 1.0)
+    return struct.pack("@ll", int(whole), int(part * 1e6))
