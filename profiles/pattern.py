@@ -387,7 +387,7 @@ class Observed:
             why = f"{tally.whole} of {objects} objects were read whole"
             return _way("object after object", why, read_ahead="whole")
         jumps = f"{self._jumps} of {reads} reads jump"
-        is_random = reads >= _ENOUGH_READS and self._jumps >= reads / 2 and self._read_bytes / reads <= _SMALL_BYTES
+        is_random = min(reads, 2 * self._jumps) >= _ENOUGH_READS and self._read_bytes <= self._jumps * _SMALL_BYTES
         rented = (self._jumps + self._opens) * _RENT_BYTES
         if is_random and tally.object_bytes <= min(objects * _BUY_BYTES, rented):
             why = f"{jumps}, and took longer than it takes to fetch the objects whole"

@@ -3,9 +3,14 @@
 What is fetched ahead stays in proportion to what was read in order so far, and grows with its square from 1 MiB on. So
 a reader of everything has all of its connections busy after four reads of 1 MiB, and one who reads a header and leaves
 has cost little more than the header.
+
+Who jumps, and reads on from there each time (the members of an archive: a header, a name, the data), does so again: as
+much as that was lately comes with the first of these reads, instead of by a request for each.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 from ...profiles.access import KIB, MIB, Access
 
@@ -13,6 +18,8 @@ _TIMES = 16
 _LEAST_READ = 32 * KIB
 _FORGIVEN = 2
 """After more jumps than this, reading in order has to prove itself for longer before anything is fetched ahead."""
+_RUNS = 8
+_ENOUGH_RUNS = 2
 
 
 class ReadAhead:
@@ -28,11 +35,15 @@ class ReadAhead:
         self._next = 0
         self._in_order = 0
         self._jumps = 0
+        self._run_start = self._run_reads = 0
+        self._runs: deque[int] = deque(maxlen=_RUNS)
+        """How much was read in order from each of the last jumps on; 0: by one read, so that none of it was ahead."""
 
     def under(self, access: Access) -> ReadAhead:
         """The same reader of the same object, by other values."""
         other = ReadAhead(access, self._size)
         other._next, other._in_order, other._jumps = self._next, self._in_order, self._jumps
+        other._run_start, other._run_reads, other._runs = self._run_start, self._run_reads, self._runs.copy()
         return other
 
     def read(self, start: int, length: int) -> int:
@@ -40,16 +51,25 @@ class ReadAhead:
         end = min(start + length, self._size)
         if 0 <= start - self._next <= self._access.gap_bytes:
             self._in_order += end - self._next
+            self._run_reads += 1
         else:
+            self._runs.append(self._next - self._run_start if self._run_reads > 1 else 0)
+            self._run_start, self._run_reads = start, 1
             self._jumps += 1
             self._in_order = 0
         self._next = end
-        return min(self._size, max(end + self._ahead(), min(start + _LEAST_READ, self._size)))
+        return min(self._size, max(end + self._ahead(), start + _LEAST_READ, self._run_start + self._run_bytes()))
 
     @property
     def is_random(self) -> bool:
         """Whether reads jump about: then nothing is worth keeping for the next."""
-        return self._jumps > _FORGIVEN and self._in_order == 0
+        return self._jumps > _FORGIVEN and self._in_order == 0 and not self._run_bytes()
+
+    def _run_bytes(self) -> int:
+        """How much will likely be read from a jump on; no more than is moved in the time of one more request."""
+        if self._access.read_ahead == "none" or 0 in list(self._runs)[-_ENOUGH_RUNS:]:
+            return 0
+        return min(max(self._runs, default=0), self._access.gap_bytes)
 
     def _ahead(self) -> int:
         access = self._access

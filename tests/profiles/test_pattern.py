@@ -34,7 +34,7 @@ EXPECTED = {
     "csv_by_pandas": ("object after object", "plain"),
     "epochs_by_workers": ("object after object, again and again", "training"),
     "lines_by_json": ("object after object", "plain"),
-    "members_by_zipfile": ("footer, then ranges", "plain"),
+    "members_by_zipfile": ("at random all over", "plain"),
     "samples_by_index": ("at random all over, again and again", "training"),
     "shards_by_tarfile": ("object after object", "plain"),
     "tables_by_pandas": ("object after object", "plain"),

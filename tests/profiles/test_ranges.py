@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,12 +50,11 @@ def test_parts_cover_a_range_without_gap_or_overlap(start: int, length: int, par
 
 
 def test_reading_in_order_is_run_ahead_of_more_and_more() -> None:
-    ahead, ends = ReadAhead(Access(), 10**9), list[int]()
+    ahead, ends = ReadAhead(Access(read_ahead_bytes=384 * MIB), 10**9), list[int]()
     for number in range(20):
         ends.append(ahead.read(number * MIB, MIB) - (number + 1) * MIB)
-    assert ends[0] == 16 * MIB
-    assert ends == sorted(ends)
-    assert ends[-1] == Access().read_ahead_bytes
+    assert ends[:5] == [16 * MIB, 64 * MIB, 144 * MIB, 256 * MIB, 384 * MIB]
+    assert set(ends[5:]) == {384 * MIB}, "no more than the profile allows"
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(1, 10**6)), min_size=1, max_size=50))
@@ -64,7 +64,39 @@ def test_what_is_fetched_ahead_stays_in_proportion_to_what_was_read(reads: list[
     for start, length in reads:
         read += length
         until = ahead.read(start, length)
-        assert start + length <= until <= start + length + 16 * (read + 256 * KIB * len(reads)) + 32 * KIB
+        in_order = read + 256 * KIB * len(reads)
+        most = 16 * in_order * max(1.0, in_order / MIB)
+        assert start + length <= until <= start + length + most + 32 * KIB
+
+
+def _members(ahead: ReadAhead, *members: tuple[int, int]) -> list[int]:
+    """Read members of an archive, each a header and then its data; returns how much came with each header."""
+    found: list[int] = []
+    for start, length in members:
+        found.append(ahead.read(start, 30) - start)
+        ahead.read(start + 30, 100)
+        ahead.read(start + 130, length - 130)
+    return found
+
+
+def test_what_followed_the_last_jumps_comes_along_with_the_next() -> None:
+    ahead = ReadAhead(Access(gap_bytes=256 * KIB), 10**9)
+    came = _members(ahead, (5 * 10**8, 150_000), (10**8, 90_000), (9 * 10**8, 120_000), (3 * 10**8, 5000))
+    assert came[0] < 40_000
+    assert came[2:] == [150_000, 150_000]
+    assert not ahead.is_random
+    assert _members(ahead, (0, 10**6), (6 * 10**8, 5000)) == [150_000, 256 * KIB], "no more than one request is worth"
+
+
+@pytest.mark.parametrize("access", [Access(read_ahead="none"), Access()], ids=["none", "adaptive"])
+def test_nothing_comes_along_where_that_is_not_wanted_or_one_read_is_all(access: Access) -> None:
+    ahead = ReadAhead(access, 10**9)
+    _members(ahead, (5 * 10**8, 150_000), (10**8, 90_000), (9 * 10**8, 120_000))
+    if access.read_ahead != "none":
+        for start in (7 * 10**8, 2 * 10**8):
+            ahead.read(start, 1000)
+    assert ahead.read(4 * 10**8, 1000) <= 4 * 10**8 + 32 * KIB
+    assert ahead.is_random
 
 
 def test_reading_at_random_is_never_run_ahead_of() -> None:

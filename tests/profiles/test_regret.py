@@ -20,9 +20,6 @@ MORE = {
     # To fetch 8 MB for 200 KB is a bet as long as it did not come back. Who rents until the rent has reached the price,
     # and then buys, pays at most twice the best; nobody who can't see ahead does better.
     "samples_by_index": 0.25,
-    # serving takes the gap between two members that happen to follow each other for reading in order, and then fetches
-    # the rest: of these archives a fifth is read.
-    "members_by_zipfile": 0.32,
     # Of 60 MB two reads want 33 and 27. By parts of 16 MiB the first is just small enough for what follows it to be
     # fetched ahead.
     "tables_by_pandas": 0.20,

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import random
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -456,6 +457,21 @@ def test_random_reads_fetch_little_more_than_was_asked_for(store: FaultyS3) -> N
             file.seek(rng.randrange(len(CONTENT) - 65536))
             file.read(65536)
     assert reader.traffic.fetched_bytes - before <= 1.5 * 100 * 65536
+
+
+def test_members_of_an_archive_come_by_hardly_more_than_one_request_each(store: FaultyS3) -> None:
+    rng, room = random.Random(9), io.BytesIO()
+    members = {f"m{n}": rng.randbytes(rng.randint(60_000, 90_000)) for n in range(60)}
+    with zipfile.ZipFile(room, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    store.contents["bkt/zip"] = room.getvalue()
+    wanted = rng.sample(sorted(members), 30)
+    file = _reader(store, Buffers(64 * MIB)).open("bkt/zip", _access(gap_bytes=100_000))
+    with file, zipfile.ZipFile(file) as archive:
+        before = store.gets
+        assert all(archive.read(name) == members[name] for name in wanted)
+    assert store.gets - before <= 1.25 * len(wanted), "the first of them, which take three each, tell of the others"
 
 
 def test_a_header_that_is_read_and_left_costs_little_more_than_the_header(store: FaultyS3) -> None:
