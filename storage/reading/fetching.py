@@ -6,6 +6,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -57,7 +58,7 @@ class Fetcher:
                 self._start()
 
     def fill(self, source: Source, pieces: Sequence[tuple[int, memoryview]]) -> None:
-        """Fetch ranges into memory, at once, and return when all are there.
+        """Fetch ranges into memory, at once, and return when all are there. A request that runs here may call it, too.
 
         Args:
             pieces: (start, where to).
@@ -65,41 +66,52 @@ class Fetcher:
         Raises:
             StoreError: what the first that failed raised; the others have ended by then.
         """
-        if not pieces:
-            return
-        if len(pieces) == 1:
-            # No thread has to wake up for it.
-            start, into = pieces[0]
-            source.read_into(start, into, lambda _: None)
-            return
-        left = len(pieces)
-        failed: list[Exception] = []
-        done = threading.Event()
-        lock = threading.Lock()
+        left, running, failed = deque(pieces), 0, list[BaseException]()
+        news = threading.Condition()
 
         def give_up(_: int) -> None:
             if failed:
                 raise Abandoned
 
-        def one(start: int, into: memoryview) -> int:
-            nonlocal left
-            got = 0
+        def one() -> int:
+            """Fetch a piece that nobody has begun with."""
+            nonlocal running
+            with news:
+                if not left or failed:
+                    return 0
+                start, into = left.popleft()
+                running += 1
             try:
-                if not failed:
-                    got = source.read_into(start, into, give_up)
+                return source.read_into(start, into, give_up)
             except Abandoned:
-                pass
-            except Exception as error:  # noqa: BLE001 - whoever waits raises it
+                return 0
+            except BaseException as error:
                 failed.append(error)
-            with lock:
-                left -= 1
-                if left == 0:
-                    done.set()
-            return got
+                if not isinstance(error, Exception):
+                    raise
+                return 0  # whoever waits raises it
+            finally:
+                with news:
+                    running -= 1
+                    news.notify_all()
 
-        for start, into in pieces:
-            self.submit(lambda start=start, into=into: one(start, into))
-        done.wait()
+        def wait() -> None:
+            with news:
+                while running:
+                    news.wait()
+
+        for _ in pieces[1:]:
+            self.submit(one)
+        try:
+            # Whoever waits does what nobody has begun with, and so waits only for what is under way: or requests that
+            # wait for pieces of their own could take all the places that these need.
+            while left and not failed:
+                one()
+            wait()
+        except BaseException as error:  # Ctrl-C
+            failed.append(error)
+            wait()  # the others write to memory that is the caller's
+            raise
         if failed:
             raise failed[0]
 

@@ -448,6 +448,14 @@ def _still(buffers: Buffers) -> bool:
     return False
 
 
+def test_more_objects_of_many_parts_than_there_are_connections(store: FaultyS3) -> None:
+    store.contents.update({f"bkt/large/{n}": CONTENT for n in range(20)})
+    reader = Reader(fsspec.filesystem("s3", **store.options), Buffers(64 * MIB), connections=2)
+    found = reader.get_each(list(store.contents), lambda _: _access())
+    assert len(found) == 20
+    assert all(each == CONTENT for each in found.values())
+
+
 def test_random_reads_fetch_little_more_than_was_asked_for(store: FaultyS3) -> None:
     reader = _reader(store, Buffers(64 * MIB))
     rng = random.Random(5)
