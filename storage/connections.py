@@ -95,10 +95,10 @@ class Connections:
             try:
                 yield response
             except _BREAKS as error:
-                _drop(connection)
+                _drop(connection, response)
                 raise Broken(f"{type(error).__name__}: {error}") from error
             except BaseException:
-                _drop(connection)
+                _drop(connection, response)
                 raise
         if response.isclosed() and not response.will_close:
             with self._lock:
@@ -106,6 +106,7 @@ class Connections:
                     self._idle.append(connection)
                     return
         connection.close()
+        response.close()  # which has the socket, if the server said that it would close the connection
 
     def close(self) -> None:
         """Close those that nobody uses, and the others as soon as they are not used any more."""
@@ -192,10 +193,12 @@ def cut_off(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def _drop(connection: http.client.HTTPConnection) -> None:
+def _drop(connection: http.client.HTTPConnection, response: Answer | None = None) -> None:
     if connection.sock:  # none, if http.client has closed it
         _reset_at_close(connection.sock)
     connection.close()
+    if response is not None:
+        response.close()
 
 
 def _reset_at_close(sock: socket.socket) -> None:

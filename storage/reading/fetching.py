@@ -113,7 +113,11 @@ class Fetcher:
             wait()  # the others write to memory that is the caller's
             raise
         if failed:
-            raise failed[0]
+            left.clear()
+            try:
+                raise failed[0]
+            finally:
+                failed.clear()  # or it would hold the caller's memory, by way of its own traceback
 
     def each(self, tasks: Sequence[Callable[[], int]]) -> None:
         """Run many small requests, and return when all have ended; they raise nothing."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import random
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from holdshort.storage.answer import Answer
+from holdshort.storage.connections import Connections
 
 MIB = 2**20
 BODY = random.Random(7).randbytes(3 * MIB + 17)
@@ -24,6 +26,16 @@ def _length(length: int = len(BODY), *more: bytes) -> bytes:
 @contextmanager
 def _serving(*answers: Sequence[bytes], hang_up: bool = False) -> Generator[http.client.HTTPConnection]:
     """A connection to a server that answers one request after the other, each by these pieces."""
+    with _server(*answers, hang_up=hang_up) as port:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        client.response_class = Answer
+        yield client
+        client.close()
+
+
+@contextmanager
+def _server(*answers: Sequence[bytes], hang_up: bool = False) -> Generator[int]:
+    """The port of such a server, which serves one connection."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -39,13 +51,10 @@ def _serving(*answers: Sequence[bytes], hang_up: bool = False) -> Generator[http
 
         server = threading.Thread(target=serve)
         server.start()
-        client = http.client.HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=30)
-        client.response_class = Answer
         try:
-            yield client
+            yield listening.getsockname()[1]
         finally:
             over.set()
-            client.close()
             server.join()
 
 
@@ -145,3 +154,16 @@ def test_whoever_is_told_of_progress_can_end_it() -> None:
 def test_an_empty_body_needs_no_bytes() -> None:
     with _serving([_length(0)]) as client:
         assert _asked(client).fill(memoryview(bytearray(10)), _nothing) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_left_of_an_answer_keeps_no_socket_open(fails: bool) -> None:
+    with _server([_length(len(BODY), b"Connection: close"), BODY[:10]], hang_up=True) as port:
+        connections = Connections(("http", f"127.0.0.1:{port}"), authorities=None, named_by="")
+        with suppress(ZeroDivisionError), connections.ask("GET", "/", {}) as answer:
+            kept: list[object] = [answer]
+            kept.append(kept)  # as the traceback of an error keeps it
+            if fails:
+                raise ZeroDivisionError
+        del answer, kept
+        gc.collect()  # an open socket would be told of here, which is an error in tests

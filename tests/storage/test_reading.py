@@ -475,8 +475,8 @@ def test_members_of_an_archive_come_by_hardly_more_than_one_request_each(store: 
             archive.writestr(name, data)
     store.contents["bkt/zip"] = room.getvalue()
     wanted = rng.sample(sorted(members), 30)
-    file = _reader(store, Buffers(64 * MIB)).open("bkt/zip", _access(gap_bytes=100_000))
-    with file, zipfile.ZipFile(file) as archive:
+    reader = _reader(store, Buffers(64 * MIB))
+    with reader.open("bkt/zip", _access(gap_bytes=100_000)) as file, zipfile.ZipFile(file) as archive:
         before = store.gets
         assert all(archive.read(name) == members[name] for name in wanted)
     assert store.gets - before <= 1.25 * len(wanted), "the first of them, which take three each, tell of the others"
