@@ -15,7 +15,7 @@ from .ahead import ReadAhead
 from .buffers import filled
 from .fetching import Fetcher
 from .origin import Source, Version
-from .ranges import parts
+from .ranges import spread
 from .window import Window
 
 _LINES_BYTES = 256 * 1024
@@ -200,8 +200,9 @@ class ObjectFile(io.BufferedIOBase):
         if not self._window.holds(missing_from):
             self._window.clear()
         end = position + length
-        if missing_from < end - 2 * self._access.part_bytes and not self._window.holds(missing_from):
-            return  # so much goes straight to where it is wanted
+        is_alone = until <= end or missing_from < end - 2 * self._access.part_bytes
+        if is_alone and not self._window.holds(missing_from):
+            return  # so much, or what nothing follows, goes straight to where it is wanted
         if until > missing_from:
             self._window.extend(missing_from, until)
 
@@ -223,9 +224,8 @@ class ObjectFile(io.BufferedIOBase):
 
     def _direct(self, at: int, into: memoryview) -> int:
         """Fetch straight into the reader's memory, in parts at once."""
-        end = at + len(into)
-        pieces = [(start, into[start - at : stop - at]) for start, stop in parts(at, end, self._access.part_bytes)]
-        self._fetcher.fill(self._source, pieces)
+        cut = spread(at, at + len(into), self._access.part_bytes, self._access.connections)
+        self._fetcher.fill(self._source, [(start, into[start - at : stop - at]) for start, stop in cut])
         return len(into)
 
 

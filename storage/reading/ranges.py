@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ...profiles.access import KIB
+from ...profiles.access import KIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ EDGE_BYTES = 16 * KIB
 """Where ranges are cut: at multiples of the cache's blocks. Two requests that shared one would wait for each other."""
 
 
+_LEAST_BYTES = 2 * MIB
+"""Half of such a request is waiting for its first byte (40 ms, 90 MB/s). 32 MB come in 104 ms by these, by parts of
+8 MiB in 171."""
+
+
 def parts(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
     """A range cut into requests of about `part_bytes`, of equal size so that all end at about the same time."""
     if end <= start:
@@ -51,6 +56,12 @@ def parts(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
     each = -(-(end - first) // count // edge) * edge
     edges = [start, *range(first + each, end, each), end]
     return list(pairwise(edges))
+
+
+def spread(start: int, end: int, part_bytes: int, at_once: int) -> list[tuple[int, int]]:
+    """A range cut for somebody who waits for all of it: into smaller requests than parts, if so many may be at once."""
+    each = -(-(end - start) // at_once // EDGE_BYTES) * EDGE_BYTES
+    return parts(start, end, min(part_bytes, max(_LEAST_BYTES, each)))
 
 
 def part_end(start: int, part_bytes: int) -> int:

@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isinf
 from typing import Any
 
@@ -18,7 +19,7 @@ from .family import family_began_s
 from .fetching import Fetcher
 from .file import ObjectFile
 from .origin import Cache, Direct, Origin, Progress, Source, Version, origin_of
-from .ranges import Request, coalesced, parts
+from .ranges import Request, coalesced, spread
 
 HEAD_BYTES = 256 * KIB
 """What comes with the answer to "what is this object?": most headers fit, and it costs 3 ms of transfer."""
@@ -80,17 +81,19 @@ class Reader:
     def get_each(self, paths: Sequence[str], access: Callable[[str], Access]) -> dict[str, bytes | Exception]:
         """Many objects at once; what can't be read is there as the error."""
         found: dict[str, bytes | Exception] = {}
+        wanted = dict.fromkeys(paths)
 
         def one(path: str) -> int:
             try:
                 values = access(path)
-                found[path], came = self._once_more(path, values, lambda: self._get(path, values, None, None))
+                whole = partial(self._get, path, values, None, None, beside=len(wanted))
+                found[path], came = self._once_more(path, values, whole)
             except Exception as error:  # noqa: BLE001 - handed out
                 found[path] = error
                 return 0
             return came
 
-        self.fetcher.each([lambda path=path: one(path) for path in dict.fromkeys(paths)])
+        self.fetcher.each([lambda path=path: one(path) for path in wanted])
         return found
 
     def get_ranges(
@@ -210,8 +213,14 @@ class Reader:
             return HEAD_BYTES
         return max(HEAD_BYTES, likely if end is None or end < 0 else min(end, likely))
 
-    def _get(self, path: str, access: Access, start: int | None, end: int | None) -> tuple[bytes, int]:
-        """Bytes of an object, and how many of them came from the store."""
+    def _get(
+        self, path: str, access: Access, start: int | None, end: int | None, *, beside: int = 1
+    ) -> tuple[bytes, int]:
+        """Bytes of an object, and how many of them came from the store.
+
+        Args:
+            beside: so many objects are got at once.
+        """
         source, head = self.first(path, access, self._first_bytes(path, access, start, end))
         first, last = _bounds(start, end, source.version.size)
         if last <= len(head):
@@ -225,8 +234,8 @@ class Reader:
             came = len(into)
             known = max(0, min(len(head), last) - first)
             into[:known] = head[first : first + known]
-            pieces = parts(first + known, last, access.part_bytes)
-            self.fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in pieces])
+            cut = spread(first + known, last, access.part_bytes, max(1, access.connections // beside))
+            self.fetcher.fill(source, [(a, into[a - first : b - first]) for a, b in cut])
 
         return filled(last - first, fill), came
 

@@ -12,7 +12,7 @@ from holdshort.profiles import Access
 from holdshort.profiles.access import KIB, MIB
 from holdshort.storage.caching.layout import BLOCK_BYTES
 from holdshort.storage.reading.ahead import ReadAhead
-from holdshort.storage.reading.ranges import coalesced, part_end, parts
+from holdshort.storage.reading.ranges import coalesced, part_end, parts, spread
 
 spans = st.tuples(st.integers(0, 10_000), st.integers(0, 3000)).map(lambda s: (s[0], s[0] + s[1]))
 
@@ -47,6 +47,18 @@ def test_parts_cover_a_range_without_gap_or_overlap(start: int, length: int, par
     assert sum(end - begin for begin, end in found) == length
     assert all(0 < end - begin <= part for begin, end in found)
     assert all(a[1] == b[0] for a, b in pairwise(found))
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(64 * KIB, 64 * MIB), st.integers(1, 256))
+def test_who_waits_for_a_range_has_it_by_as_many_requests_as_pay(start: int, length: int, part: int, most: int) -> None:
+    found = spread(start, start + length, part, most)
+    assert sum(end - begin for begin, end in found) == length
+    assert all(a[1] == b[0] for a, b in pairwise(found))
+    larger = parts(start, start + length, part)
+    assert len(found) >= len(larger), "never by larger ones than the profile says"
+    if len(found) > len(larger):
+        assert len(found) <= most + 1
+        assert length / len(found) > MIB
 
 
 def test_reading_in_order_is_run_ahead_of_more_and_more() -> None:

@@ -25,7 +25,7 @@ from holdshort.storage.caching.layout import BLOCK_BYTES, blocks_around, missing
 from holdshort.storage.observing import EVERY_S, WORTH_TELLING
 from holdshort.storage.reading.ahead import ReadAhead
 from holdshort.storage.reading.pace import Pace
-from holdshort.storage.reading.ranges import coalesced, part_end, parts
+from holdshort.storage.reading.ranges import coalesced, part_end, spread
 from support.traces import grouped, stage_of
 
 _HEAD_BYTES = 256 * KIB
@@ -465,7 +465,8 @@ class _Reader:
             return
         if file.holding(missing_from) is None:
             file.clear()
-        if missing_from < end - 2 * file.access.part_bytes and file.holding(missing_from) is None:
+        is_alone = until <= end or missing_from < end - 2 * file.access.part_bytes
+        if is_alone and file.holding(missing_from) is None:
             return
         if until > missing_from:
             self._extend(file, missing_from, until)
@@ -498,8 +499,8 @@ class _Reader:
         part.tell(part.end - part.start)
         return got
 
-    def _direct(self, file: _File, at: int, end: int) -> Steps:
-        pieces = parts(at, end, file.access.part_bytes)
+    def _direct(self, file: _File, at: int, end: int, beside: int = 1) -> Steps:
+        pieces = spread(at, end, file.access.part_bytes, max(1, file.access.connections // beside))
         if len(pieces) == 1:
             yield from self._source(file, at, end)
             return
@@ -524,13 +525,13 @@ class _Reader:
 
     def _wholes(self, group: Sequence[Event]) -> Steps:
         if len(group) == 1:
-            yield from self._whole(group[0])
+            yield from self._whole(group[0], 1)
         else:
-            yield from [self._fetcher.submit(self._whole(event)) for event in group]
+            yield from [self._fetcher.submit(self._whole(event, len(group))) for event in group]
         for event in group:
             self._tell(event)
 
-    def _whole(self, event: Event) -> Steps:
+    def _whole(self, event: Event, beside: int) -> Steps:
         access = self._access(event.path)
         head = yield from self._first(event.path, event.size, access)
         if head < event.size:
@@ -538,7 +539,7 @@ class _Reader:
             if not head and self._is_at_hand(file, 0, event.size):
                 yield event.size / self._world.cached
             else:
-                yield from self._direct(file, head, event.size)
+                yield from self._direct(file, head, event.size, beside)
         return event.size
 
     # where bytes come from
