@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ...profiles.access import MIB
 from ..reading.buffers import Buffers
 from ..reading.origin import Progress, Source
 from .cached import CachedObject
@@ -14,6 +15,8 @@ _PATIENCE_S = 10.0
 """So long somebody else may fetch a range without ending; then it is fetched here too, and not kept."""
 _TRIES = 3
 """Blocks can leave the cache, or turn out wrong, while the others are being fetched."""
+_KEPT_BYTES = 2 * MIB
+"""What has come is kept piece by piece, as long as it is in the processor's cache: it is summed up and copied then."""
 _LEAST_PIECE = 256 * 1024
 """So much is fetched at once even when the memory's budget has nothing left."""
 
@@ -119,10 +122,9 @@ class CachedSource:
         try:
             for at in range(start, end, length):
                 piece = room[: min(length, end - at)]
-                came += self.behind.read_into(at, piece, lambda more, before=came: progress(before + more))
-                is_kept = self._folder.keep(self.cached, at, piece, has_room=has_room)
-                if arrived is not None:
-                    arrived(at, piece, is_kept)
+                came += self._fetch_and_keep(
+                    at, piece, lambda more, before=came: progress(before + more), arrived, has_room
+                )
         finally:
             room.release()
             if buffer is not None:
@@ -160,19 +162,40 @@ class CachedSource:
     def _fetch(self, begin: int, stop: int, at: int, into: memoryview, progress: Progress) -> int:
         """As _bring, while nobody else does."""
         if at == begin and len(into) == stop - begin:
-            got = self.behind.read_into(begin, into, progress)
-            self._folder.keep(self.cached, begin, into)
-            return got
+            return self._fetch_and_keep(begin, into, progress)
         buffer = self._buffers.take(stop - begin)
         if buffer is None:
             return self.behind.read_into(at, into, progress)
         try:
             whole = memoryview(buffer)[: stop - begin]
             # What the reader wants has not come yet, but it may not want it any more.
-            got = self.behind.read_into(begin, whole, lambda _: progress(0))
+            got = self._fetch_and_keep(begin, whole, lambda _: progress(0))
             into[:] = whole[at - begin : at - begin + len(into)]
             progress(len(into))
-            self._folder.keep(self.cached, begin, whole)
             return got
         finally:
             self._buffers.give_back(buffer)
+
+    def _fetch_and_keep(
+        self, begin: int, into: memoryview, progress: Progress, arrived: Arrived | None = None, has_room: bool = False
+    ) -> int:
+        """Fetch whole blocks into memory; returns how many bytes came from the store."""
+        kept = 0
+
+        def keep(until: int) -> None:
+            nonlocal kept
+            piece, at = into[kept:until], begin + kept
+            is_kept = self._folder.keep(self.cached, at, piece, has_room=has_room)
+            if arrived is not None:
+                arrived(at, piece, is_kept)
+            kept = until
+
+        def came(so_far: int) -> None:
+            progress(so_far)
+            whole = so_far // _KEPT_BYTES * _KEPT_BYTES
+            if kept < whole < len(into):
+                keep(whole)
+
+        got = self.behind.read_into(begin, into, came)
+        keep(len(into))
+        return got
