@@ -50,9 +50,8 @@ class Answer(http.client.HTTPResponse):
 
     def _is_plain(self) -> bool:
         """Whether the rest of the body is what comes next on the socket, and nothing else."""
-        return (
-            not self.chunked and self.length is not None and not self.will_close and type(self._sock) is socket.socket
-        )
+        is_framed_by_length = self.length is not None and not self.chunked and not self.will_close
+        return is_framed_by_length and type(self._sock) is socket.socket
 
     def _receive(self, into: memoryview, got: int, wanted: int, progress: Callable[[int], None]) -> int:
         sock, step = self._sock, _LEAST_BYTES
@@ -63,18 +62,18 @@ class Answer(http.client.HTTPResponse):
         try:
             while got < wanted:
                 began = time.monotonic()
-                more = sock.recv_into(into[got : min(got + step, wanted)], 0, socket.MSG_WAITALL)
+                try:
+                    more = sock.recv_into(into[got : min(got + step, wanted)], 0, socket.MSG_WAITALL)
+                except BlockingIOError as error:
+                    raise TimeoutError(f"nothing came for {silent_s:g} s") from error
+                is_slow = time.monotonic() - began > _SLOW_S
                 if not more:
                     return got
                 got += more
                 assert self.length is not None
                 self.length -= more
                 progress(got)
-                step = (
-                    max(_LEAST_BYTES, step // 2) if time.monotonic() - began > _SLOW_S else min(_MOST_BYTES, step * 2)
-                )
-        except BlockingIOError as error:
-            raise TimeoutError(f"nothing came for {silent_s:g} s") from error
+                step = max(_LEAST_BYTES, step // 2) if is_slow else min(_MOST_BYTES, step * 2)
         finally:
             sock.settimeout(silent_s)
         if not self.length:

@@ -67,9 +67,10 @@ class ReadAhead:
 
     def _run_bytes(self) -> int:
         """How much will likely be read from a jump on; no more than is moved in the time of one more request."""
-        if self._access.read_ahead == "none" or 0 in list(self._runs)[-_ENOUGH_RUNS:]:
+        last = list(self._runs)[-_ENOUGH_RUNS:]
+        if self._access.read_ahead == "none" or len(last) < _ENOUGH_RUNS or 0 in last:
             return 0
-        return min(max(self._runs, default=0), self._access.gap_bytes)
+        return min(max(self._runs), self._access.gap_bytes)
 
     def _ahead(self) -> int:
         access = self._access
