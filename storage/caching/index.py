@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ..checksums import Part, crc32c
 from .layout import BLOCK_BYTES, ENTRY_BYTES, GROUP_BLOCKS, Subject, by_groups, entries, sums_of
+
+Groups = Mapping[int, int | None]
+"""The sums of groups, by their first block; None for one that is not known."""
 
 
 class Index:
@@ -24,13 +27,17 @@ class Index:
         """The sums of blocks from `first` to before `last`; None for one that is not there."""
         return self._read(self._subject.block_at(first), last - first)
 
-    def has(self, first: int, last: int) -> bool:
-        """Whether blocks are there, by what is written; whether their bytes are right is another matter."""
+    def groups(self, first: int, last: int) -> Groups | None:
+        """What the groups among blocks sum up to; None if one of the blocks is not there.
+
+        That is by what is written; whether their bytes are right is another matter.
+        """
         groups = self._groups(first, last)
-        return all(
+        are_there = all(
             (is_group and groups.get(begin) is not None) or None not in self.sums(begin, stop)
             for begin, stop, is_group in self._runs(first, last)
         )
+        return groups if are_there else None
 
     def write(self, first: int, data: memoryview) -> None:
         """Blocks from `first` on are there, as these bytes, the last of them whole or the object's end."""
@@ -44,15 +51,18 @@ class Index:
         """A block is not there."""
         os.pwrite(self._fd, bytes(ENTRY_BYTES), self._subject.block_at(block))
 
-    def compare(self, first: int, last: int, data: memoryview) -> tuple[list[int], list[int]]:
+    def compare(
+        self, first: int, last: int, data: memoryview, groups: Groups | None = None
+    ) -> tuple[list[int], list[int]]:
         """Which blocks from `first` to before `last` are not there, and which are but not as they were written.
 
         Args:
             data: the bytes of all of them.
+            groups: what is known already of these groups, and perhaps of others.
         """
         absent: list[int] = []
         wrong: list[int] = []
-        groups = self._groups(first, last)
+        groups = self._groups(first, last) if groups is None else groups
         for begin, stop, is_group in self._runs(first, last):
             run = data[(begin - first) * BLOCK_BYTES : (stop - first) * BLOCK_BYTES]
             known = groups.get(begin) if is_group else None
@@ -76,8 +86,8 @@ class Index:
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, bool]]:
         return by_groups(first, last, self._subject.blocks)
 
-    def _groups(self, first: int, last: int) -> dict[int, int | None]:
-        """The sums of groups that lie within some blocks, by their first block; None for one that is not known."""
+    def _groups(self, first: int, last: int) -> Groups:
+        """Of those that lie within some blocks."""
         begins = [begin for begin, _, is_group in self._runs(first, last) if is_group]
         if not begins:
             return {}

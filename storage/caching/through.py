@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ...profiles.access import MIB
 from ..reading.buffers import Buffers
-from ..reading.origin import Progress, Source
+from ..reading.origin import Each, Progress, Source
 from .cached import CachedObject
 from .folder import CacheFolder
 from .layout import BLOCK_BYTES, blocks_around
@@ -43,9 +43,9 @@ class CachedSource:
         self._buffers = buffers
         self._gap_bytes = gap_bytes
 
-    def at_hand(self, start: int, into: memoryview) -> bool:
+    def at_hand(self, start: int, into: memoryview, each: Each | None = None) -> bool:
         """Fill a buffer from the cache, if all of it is there."""
-        return self.cached.read_into(start, into)
+        return self.cached.read_into(start, into, each)
 
     def keep(self, start: int, data: memoryview, *, has_room: bool = False) -> None:
         """Keep bytes that have come already, as far as they are whole blocks.

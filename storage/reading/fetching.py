@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .buffers import Buffers
 from .origin import Abandoned, Origin, Source
@@ -58,7 +59,7 @@ class Fetcher:
                 self._start()
 
     def fill(self, source: Source, pieces: Sequence[tuple[int, memoryview]]) -> None:
-        """Fetch ranges into memory, at once, and return when all are there. A request that runs here may call it, too.
+        """Fetch ranges into memory, at once, and return when all are there.
 
         Args:
             pieces: (start, where to).
@@ -66,23 +67,15 @@ class Fetcher:
         Raises:
             StoreError: what the first that failed raised; the others have ended by then.
         """
-        left, running, failed = deque(pieces), 0, list[BaseException]()
-        news = threading.Condition()
+        failed: list[BaseException] = []
 
         def give_up(_: int) -> None:
             if failed:
                 raise Abandoned
 
-        def one() -> int:
-            """Fetch a piece that nobody has begun with."""
-            nonlocal running
-            with news:
-                if not left or failed:
-                    return 0
-                start, into = left.popleft()
-                running += 1
+        def one(start: int, into: memoryview) -> int:
             try:
-                return source.read_into(start, into, give_up)
+                return 0 if failed else source.read_into(start, into, give_up)
             except Abandoned:
                 return 0
             except BaseException as error:
@@ -90,6 +83,33 @@ class Fetcher:
                 if not isinstance(error, Exception):
                     raise
                 return 0  # whoever waits raises it
+
+        self.each([partial(one, *piece) for piece in pieces])
+        if failed:
+            try:
+                raise failed[0]
+            finally:
+                failed.clear()  # or it would hold the caller's memory, by way of its own traceback
+
+    def each(self, tasks: Sequence[Callable[[], int]]) -> None:
+        """Run many requests, at once, and return when all have ended. A request that runs here may call it, too.
+
+        Args:
+            tasks: each returns how many bytes came from the store, and raises nothing.
+        """
+        left, running = deque(tasks), 0
+        news = threading.Condition()
+
+        def one() -> int:
+            """Do one that nobody has begun with."""
+            nonlocal running
+            with news:
+                if not left:
+                    return 0
+                task = left.popleft()
+                running += 1
+            try:
+                return task()
             finally:
                 with news:
                     running -= 1
@@ -100,45 +120,18 @@ class Fetcher:
                 while running:
                     news.wait()
 
-        for _ in pieces[1:]:
+        for _ in tasks[1:]:
             self.submit(one)
         try:
             # Whoever waits does what nobody has begun with, and so waits only for what is under way: or requests that
-            # wait for pieces of their own could take all the places that these need.
-            while left and not failed:
+            # wait for others of their own could take all the places that these need.
+            while left:
                 one()
             wait()
-        except BaseException as error:  # Ctrl-C
-            failed.append(error)
+        except BaseException:  # Ctrl-C
+            left.clear()
             wait()  # the others write to memory that is the caller's
             raise
-        if failed:
-            left.clear()
-            try:
-                raise failed[0]
-            finally:
-                failed.clear()  # or it would hold the caller's memory, by way of its own traceback
-
-    def each(self, tasks: Sequence[Callable[[], int]]) -> None:
-        """Run many small requests, and return when all have ended; they raise nothing."""
-        left = len(tasks)
-        done = threading.Event()
-        lock = threading.Lock()
-
-        def one(task: Callable[[], int]) -> int:
-            nonlocal left
-            try:
-                return task()
-            finally:
-                with lock:
-                    left -= 1
-                    if left == 0:
-                        done.set()
-
-        for task in tasks:
-            self.submit(lambda task=task: one(task))
-        if tasks:
-            done.wait()
 
     # -- inside ------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class ObjectFile(io.BufferedIOBase):
                 got = min(len(into), len(self._head) - position)
                 into[:got] = self._head[position : position + got]
             at = position + got
-            if not self._window.holds(at) and self._source.at_hand(at, into[got:]):
+            if not self._window.holds(at) and self._source.at_hand(at, into[got:], self._fetcher.each):
                 self._ahead.read(position, len(into))
                 got = len(into)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +27,9 @@ class Version:
 
 Progress = Callable[[int], None]
 """Told each time more bytes have come, and how many they are in all."""
+
+Each = Callable[[Sequence[Callable[[], int]]], None]
+"""Runs tasks at once, and returns when all have ended; see fetching.Fetcher."""
 
 
 class Origin(Protocol):
@@ -59,8 +62,12 @@ class Source(Protocol):
     path: str
     version: Version
 
-    def at_hand(self, start: int, into: memoryview) -> bool:
-        """Fill a buffer with bytes from `start` on, if that needs no request; whether it did."""
+    def at_hand(self, start: int, into: memoryview, each: Each | None = None) -> bool:
+        """Fill a buffer with bytes from `start` on, if that needs no request; whether it did.
+
+        Args:
+            each: then cores may share it.
+        """
         ...
 
     def keep(self, start: int, data: memoryview) -> None:
@@ -80,7 +87,7 @@ class Direct:
         self.version = version
         self._origin = origin
 
-    def at_hand(self, start: int, into: memoryview) -> bool:
+    def at_hand(self, start: int, into: memoryview, each: Each | None = None) -> bool:
         return False
 
     def keep(self, start: int, data: memoryview) -> None:

@@ -229,7 +229,7 @@ class Reader:
 
         def fill(into: memoryview) -> None:
             nonlocal came
-            if not head and source.at_hand(first, into):
+            if not head and source.at_hand(first, into, self.fetcher.each):
                 return
             came = len(into)
             known = max(0, min(len(head), last) - first)

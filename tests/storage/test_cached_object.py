@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -113,3 +115,31 @@ def test_a_read_past_the_end_finds_nothing_to_read() -> None:
     with made(10) as cached:
         assert read(cached, 10, 10) == b""
         assert read(cached, 0, 10) is None
+
+
+def _by_threads(tasks: Sequence[Callable[[], int]]) -> None:
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        list(pool.map(lambda task: task(), tasks))
+
+
+@pytest.mark.parametrize("wrong", [[], [0], [37], [0, 5 * GROUP_BLOCKS + 3, 17 * GROUP_BLOCKS]])
+def test_what_cores_share_is_right_or_all_that_is_wrong_is_found(wrong: list[int]) -> None:
+    content = random.Random(6).randbytes(17 * GROUP_BYTES + BLOCK_BYTES + 5)
+    with made(len(content)) as cached:
+        cached.write(0, memoryview(content))
+        for block in wrong:
+            flip(cached, cached.subject.data_at + block * BLOCK_BYTES)
+        into = bytearray(len(content) - 3)
+        assert cached.read_into(3, memoryview(into), _by_threads) == (not wrong)
+        assert into == content[3:] or wrong
+        missing = [start // BLOCK_BYTES for start, _ in cached.missing(0, len(content))]
+        assert missing == wrong, "to be fetched again"
+
+
+def test_what_somebody_has_cut_off_is_found_by_whoever_reads_it() -> None:
+    content = random.Random(7).randbytes(17 * GROUP_BYTES)
+    with made(len(content)) as cached:
+        cached.write(0, memoryview(content))
+        cut = bytearray(len(content))
+        os.truncate(cached.path, cached.subject.data_at + 10 * GROUP_BYTES)
+        assert not cached.read_into(0, memoryview(cut), _by_threads), "what is gone is fetched again"
