@@ -9,6 +9,7 @@ import pytest
 
 from holdshort.jobs import BatchInferenceJob, Client, Settings
 from holdshort.jobs.settings import PoolSettings
+from support.brokers import Broker
 from support.checks import assert_exactly_once, rows
 from support.holdshort import Processes
 from support.waiting import eventually
@@ -45,7 +46,7 @@ def test_a_worker_killed_at_any_point_loses_and_repeats_no_row(
 
 
 def test_twenty_random_kills_of_three_workers_lose_and_repeat_no_row(
-    client: Client, processes: Processes, request: pytest.FixtureRequest
+    client: Client, processes: Processes, broker: Broker
 ) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
@@ -66,4 +67,12 @@ def test_twenty_random_kills_of_three_workers_lose_and_repeat_no_row(
         workers[victim].kill()
         done = job.status().done
         workers[victim] = processes.worker(ready=False)
-    assert_exactly_once(job, 2000, job.wait(timeout=120))
+    try:
+        ended = job.wait(timeout=60)
+    except TimeoutError:
+        # kombu takes a message off Redis before it notes there who has it, so a kill between the two loses the message:
+        # the other brokers lose none. The store knows what is missing, and recover publishes it again.
+        assert broker.kind == "redis"
+        assert client.recover() == [job.id]
+        ended = job.wait(timeout=60)
+    assert_exactly_once(job, 2000, ended)
