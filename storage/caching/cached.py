@@ -27,6 +27,7 @@ _STEP_BYTES = 2 * GROUP_BLOCKS * BLOCK_BYTES
 """So much is read at once, so that it still is in the processor's cache when it is summed up: that is three times as
 fast then."""
 _SHARED_STEPS = 4
+"""Fewer are read sooner than another thread wakes up."""
 _MAP_NORESERVE = 0x4000  # Linux; the module has no name for it before Python 3.13
 
 

@@ -7,7 +7,7 @@ import http.client
 import random
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -143,11 +143,10 @@ def test_whoever_is_told_of_progress_can_end_it() -> None:
         if got >= MIB:
             raise Enough
 
-    stopping: Callable[[int], None] = stop
     with _serving([_length(), BODY]) as client:
         answer = _asked(client)
         with pytest.raises(Enough):
-            answer.fill(memoryview(bytearray(len(BODY))), stopping)
+            answer.fill(memoryview(bytearray(len(BODY))), stop)
         assert client.sock.gettimeout() == 30, "as it was, for whoever reads on"
 
 
