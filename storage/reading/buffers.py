@@ -137,5 +137,33 @@ def filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
     # would write zeros first, which takes a quarter of what reading them from the page cache does.
     whole = io.BytesIO(_unwritten()(None, length))
     with whole.getbuffer() as view:
+        if length >= 2 * _HUGE:
+            _on_huge_pages(view)
         fill(view)
     return whole.getvalue()
+
+
+def _on_huge_pages(memory: memoryview) -> None:
+    """Ask the system for huge pages under memory that is about to be written; only a wish.
+
+    Of 32 MB on fresh memory, the copy takes 5 ms instead of 20 then, and on memory that was used before 3 instead of 4.
+    """
+    import ctypes
+
+    advise = _madvise()
+    if advise is not None:
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        first, last = -(-begin // _HUGE) * _HUGE, (begin + len(memory)) // _HUGE * _HUGE  # none of anybody else
+        advise(first, last - first, mmap.MADV_HUGEPAGE)
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The system's call, for memory that isn't an mmap object of Python's; None where there is none."""
+    import ctypes
+
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    found = ctypes.CDLL(None).madvise
+    found.restype, found.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return found
