@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from ...profiles.access import MIB, Access
 from ..caching.cached import CachedObject, private
 from ..caching.layout import BLOCK_BYTES, blocks_around
 from ..caching.through import CachedSource
+from ..reading.buffers import fresh
 from ..reading.fetching import Fetcher
 from ..reading.origin import Abandoned, Source
 from ..reading.ranges import coalesced, parts
@@ -26,7 +28,7 @@ Bytes = Callable[[int, int], None]
 _PART_BYTES = 2 * MIB
 """So that what has come is still in the processor's cache when it is summed up and written: in parts of 8 MiB the
 system's share of a cold load was six times as much."""
-_LOOKERS, _LOOKED_BLOCKS = 4, 16 * MIB // BLOCK_BYTES
+_LOOKERS, _LOOKED_BLOCKS = 4, 32 * MIB // BLOCK_BYTES
 """Threads that compare blocks with their sums, which needs no lock of the interpreter, and how many at a time."""
 _PATIENCES_S = (0.0, 30.0, 30.0)
 """What others are fetching is left for later, and then waited for; in the end it is fetched here too."""
@@ -110,7 +112,7 @@ class ObjectMemory:
             return self._own()
 
     def _own(self) -> mmap.mmap:
-        return mmap.mmap(-1, max(1, self.size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return fresh(max(1, self.size))
 
     def _unsound(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Runs of blocks, of those in some runs, that are not known to be right after having looked."""
@@ -140,7 +142,7 @@ class ObjectMemory:
     ) -> None:
         """Act on parts of runs of blocks, many at once."""
         part_blocks = self._part_bytes(spans) // BLOCK_BYTES
-        pieces = [piece for first, last in spans for piece in parts(first, last, part_blocks)]
+        pieces = [piece for first, last in spans for piece in _cut(first, last, part_blocks)]
         failed: list[Exception] = []
 
         def one(first: int, last: int) -> int:
@@ -241,6 +243,11 @@ def _runs(sound: bytearray, first: int, last: int) -> list[tuple[int, int]]:
         found.append((at, end))
         at = sound.find(0, end, last)
     return found
+
+
+def _cut(first: int, last: int, each: int) -> list[tuple[int, int]]:
+    """Runs that make up some blocks, cut at multiples of `each`."""
+    return list(pairwise([first, *range(first - first % each + each, last, each), last]))
 
 
 def _whole(length: int) -> int:

@@ -46,7 +46,7 @@ class Buffers:
         """A buffer of at least so many bytes, to read into; None when the budget does not allow it."""
         with self._lock:
             found, size = self._find(length, self._for_reads)
-        return found or (_fresh(size) if size else None)
+        return found or (fresh(size) if size else None)
 
     def take_to_write(self, length: int, patience_s: float) -> mmap.mmap | None:
         """A buffer of at least so many bytes, waited for; None once nothing was given back for so long."""
@@ -57,7 +57,7 @@ class Buffers:
                     break
                 if patience_s <= 0 or not self._lock.wait(patience_s):
                     return None
-        return found or _fresh(size)
+        return found or fresh(size)
 
     def admit(self, length: int) -> bool:
         """Whether so many bytes that are kept elsewhere fit into the budget; they count until `dismiss`."""
@@ -123,7 +123,8 @@ def _unwritten() -> Callable[[None, int], bytes]:
     return make
 
 
-def _fresh(size: int) -> mmap.mmap:
+def fresh(size: int) -> mmap.mmap:
+    """Memory of zeros, on huge pages where there are some."""
     found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if size >= _HUGE:
         with suppress(OSError, AttributeError):  # only a wish

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -244,6 +245,22 @@ def test_an_index_loads_all_files_that_it_names(store: FaultyS3) -> None:
     _assert_same(some, {name: ARRAYS[name] for name in ("l39.w", "l0.w")})
     with pytest.raises(KeyError, match="no tensor 'x'"):
         load_safetensors(url, s3=store.options, names=["x"])
+
+
+def test_the_files_of_an_index_are_opened_at_once(store: FaultyS3) -> None:
+    _serve_shards(store)
+    both = threading.Barrier(2, timeout=5)
+    seen: set[str] = set()
+
+    def asked(path: str) -> None:
+        if path.endswith("of-00002.safetensors") and path not in seen:
+            seen.add(path)
+            both.wait()  # until the other one was asked for, too
+
+    store.on_get = asked
+    _assert_same(load_safetensors(f"{URL}.index.json", s3=store.options))
+    assert len(seen) == 2
+    assert not both.broken
 
 
 @pytest.mark.parametrize(

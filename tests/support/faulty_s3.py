@@ -104,7 +104,7 @@ class FaultyS3:
                     name = self.path.partition("?")[0]
                     content = store.contents.get(name.lstrip("/"), store.content)
                     content, tag, _ = store.objects.get(name, (content, store.tag, ""))
-                    store.on_get(name.lstrip("/"))
+                store.on_get(name.lstrip("/"))
                 if name.lstrip("/") in store.refused:
                     fault = "403"
                 if fault == "reset":
