@@ -329,15 +329,17 @@ class _Run:
                 self._promised_bytes += lacking
                 promised = self._promised_bytes
                 self._news.notify_all()
+            if not lacking:
+                return came
             looked_s = time.monotonic()
-            if lacking and self._ahead_bytes < 2 * size and not self._says_how_far:
+            if self._ahead_bytes < 2 * size and not self._says_how_far:
                 # One after the other is slower than several readers by themselves, and none is at hand any sooner.
                 self._promised(-lacking)
                 self._no_room_until = looked_s + _GIVE_UP_S
                 source.drop_empty()
                 log.info("%s is not fetched ahead: the full cache has no room for two such objects.", path)
                 return came
-            if lacking and not source.make_room(promised, self._coming(place)):
+            if not source.make_room(promised, self._coming(place)):
                 # What is there is needed sooner. To look again is dear where much is there.
                 self._promised(-lacking)
                 self._no_room_until = time.monotonic() + _PAUSE_SHARE * (time.monotonic() - looked_s)
