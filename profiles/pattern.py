@@ -34,7 +34,8 @@ _ENOUGH_OBJECTS = 8
 _AGAIN_SHARE, _AGAIN_BYTES = 0.02, 8 * MIB
 """A few small files that are read again and again are probably looked at for news."""
 _ASKED_TIMES = 4
-"""So often an object was asked for, and was the same: then it will be the next time."""
+"""So often an object was asked for, and was the same: then it will be the next time. Or so often one of several that
+are used alike was asked for again, after others; twice in a row is how some libraries open a file."""
 _MOSTLY = 0.5
 _IN_ORDER = "in order"
 _WHOLE = 0.9
@@ -137,6 +138,7 @@ class _Object:
     tag: int = 0
     size: int = 0
     opens: int = 0
+    returns: int = 0
     reads: int = 0
     read_bytes: int = 0
     first: tuple[int, int] | None = None
@@ -192,7 +194,8 @@ class _Object:
         again, shared, whole = self.is_again, self.is_shared, self.passes >= _WHOLE
         return (
             1, self.extent, whole, whole and self.size <= _SMALL_BYTES, self.is_from_end, self.is_headed,
-            again, self.extent if again else 0, shared, shared and self.size >= _LARGE_BYTES,
+            again, self.extent if again else 0, self.returns, self.extent if self.returns else 0,
+            shared, shared and self.size >= _LARGE_BYTES,
         )  # fmt: skip
 
 
@@ -208,6 +211,8 @@ class _Tally:
     headed: int = 0
     again: int = 0
     again_bytes: int = 0
+    returns: int = 0
+    returned_bytes: int = 0
     shared: int = 0
     shared_large: int = 0
 
@@ -217,7 +222,7 @@ class _Tally:
                 setattr(self, name, getattr(self, name) + now - was)
 
 
-_NOTHING = (0,) * 10
+_NOTHING = (0,) * 12
 
 
 class Observed:
@@ -232,6 +237,7 @@ class Observed:
         self._tally = _Tally()
         self._opens = self._reads = self._in_order = self._jumps = self._vectors = self._read_bytes = 0
         self._written = self._appended = 0
+        self._last_opened = -1
         self._has_changed = False
         self._others: dict[str, Seen] = {}
         self._settled: Pattern | None = None
@@ -314,6 +320,8 @@ class Observed:
             self._has_changed = self._has_changed or bool(told - {tag, 0})
             found.tag = tag
         if event.kind in ("open", "whole") or (event.kind == "vector" and event.at_s != found.ranges_s):
+            found.returns += found.opens > 0 and self._last_opened != found.key
+            self._last_opened = found.key
             found.opens += 1
             self._opens += 1
             found.next = None
@@ -370,9 +378,9 @@ class Observed:
         if tally.again >= max(1.0, tally.objects * _AGAIN_SHARE) and (
             tally.again >= _ENOUGH_OBJECTS or tally.again_bytes >= _AGAIN_BYTES
         ):
-            why = f"{tally.again} of {tally.objects} objects came back, unchanged"
-            name, signals, values = ("", (), ()) if how is None else (f"{how.name}, ", how.signals, how.values)
-            return Pattern(f"{name}again and again", "training", (why, *signals), values)
+            return _again(f"{tally.again} of {tally.objects} objects came back, unchanged", how)
+        if tally.returns >= _ASKED_TIMES and tally.returned_bytes >= _AGAIN_BYTES:
+            return _again(f"{tally.returns} times one of {tally.objects} objects was asked for again, unchanged", how)
         return how
 
     def _how(self) -> Pattern | None:
@@ -408,6 +416,11 @@ class Observed:
 
 def _way(name: str, why: str, **values: str | int) -> Pattern:
     return Pattern(name, "plain", (why,), tuple(values.items()))
+
+
+def _again(why: str, how: Pattern | None) -> Pattern:
+    name, signals, values = ("", (), ()) if how is None else (f"{how.name}, ", how.signals, how.values)
+    return Pattern(f"{name}again and again", "training", (why, *signals), values)
 
 
 def folder_of(path: str) -> str:

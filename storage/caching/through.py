@@ -192,7 +192,7 @@ class CachedSource:
 
         def came(so_far: int) -> None:
             progress(so_far)
-            whole = so_far // _KEPT_BYTES * _KEPT_BYTES
+            whole = (begin + so_far) // _KEPT_BYTES * _KEPT_BYTES - begin
             if kept < whole < len(into):
                 keep(whole)
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from ...profiles.access import MIB, Access
@@ -141,8 +140,12 @@ class ObjectMemory:
         act: Callable[[int, int, Callable[[int], None]], int],
     ) -> None:
         """Act on parts of runs of blocks, many at once."""
-        part_blocks = self._part_bytes(spans) // BLOCK_BYTES
-        pieces = [piece for first, last in spans for piece in _cut(first, last, part_blocks)]
+        part_bytes = self._part_bytes(spans)
+        pieces = [
+            blocks_around(*piece)
+            for first, last in spans
+            for piece in parts(first * BLOCK_BYTES, last * BLOCK_BYTES, part_bytes)
+        ]
         failed: list[Exception] = []
 
         def one(first: int, last: int) -> int:
@@ -170,7 +173,7 @@ class ObjectMemory:
     def _part_bytes(self, spans: Sequence[tuple[int, int]]) -> int:
         """So large that all connections have something to do, unless that would make parts small."""
         share = self._bytes(spans) // self._access.connections
-        return max(min(share, self._access.part_bytes, _PART_BYTES), MIB)
+        return max(min(share, self._access.part_bytes, _PART_BYTES) // MIB * MIB, MIB)
 
     def _share(self, start: int, end: int, tell: Callable[[int], None], patience_s: float) -> int:
         assert self._source is not None
@@ -243,11 +246,6 @@ def _runs(sound: bytearray, first: int, last: int) -> list[tuple[int, int]]:
         found.append((at, end))
         at = sound.find(0, end, last)
     return found
-
-
-def _cut(first: int, last: int, each: int) -> list[tuple[int, int]]:
-    """Runs that make up some blocks, cut at multiples of `each`."""
-    return list(pairwise([first, *range(first - first % each + each, last, each), last]))
 
 
 def _whole(length: int) -> int:

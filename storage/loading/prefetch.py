@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from ...profiles.access import GIB, MIB, Access
 from ..caching.cached import CachedObject
-from ..caching.layout import BLOCK_BYTES
 from ..caching.through import CachedSource
 from ..errors import SettingsError
 from ..reading.origin import Abandoned
@@ -349,8 +348,8 @@ class _Run:
             gaps = source.cached.missing(0, size)
             self._promised(sum(end - start for start, end in gaps) - lacking)
             # So that all connections have something to do, however little may be fetched ahead.
-            part_bytes = max(MIB, min(access.part_bytes, self._ahead_bytes // access.connections))
-            pieces = [piece for gap in gaps for piece in _parts(*gap, part_bytes)]
+            part_bytes = max(MIB, min(access.part_bytes, self._ahead_bytes // access.connections) // MIB * MIB)
+            pieces = [piece for gap in gaps for piece in parts(*gap, part_bytes)]
             one.parts_left += len(pieces)
             for start, end in pieces:
                 self._reader.fetcher.submit(
@@ -411,12 +410,6 @@ class _Run:
         if not self._has_told:
             self._has_told = True
             log.warning("%s is not fetched ahead: the cache has no room for it.", path)
-
-
-def _parts(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
-    """A range that begins with a block, cut into parts of whole blocks."""
-    blocks = parts(0, -(-(end - start) // BLOCK_BYTES), max(1, part_bytes // BLOCK_BYTES))
-    return [(start + first * BLOCK_BYTES, min(start + last * BLOCK_BYTES, end)) for first, last in blocks]
 
 
 class _Coming(Mapping[str, int]):

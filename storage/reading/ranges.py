@@ -39,6 +39,8 @@ def coalesced(ranges: Sequence[tuple[int, int]], *, gap_bytes: int, most_bytes: 
 
 EDGE_BYTES = 16 * KIB
 """Where ranges are cut: at multiples of the cache's blocks. Two requests that shared one would wait for each other."""
+_EDGES = (MIB, EDGE_BYTES, 1)
+"""Large ones at multiples of the cache's groups: what was kept as a whole is compared as a whole later on."""
 
 
 _LEAST_BYTES = 2 * MIB
@@ -48,9 +50,9 @@ _LEAST_BYTES = 2 * MIB
 
 def parts(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
     """A range cut into requests of about `part_bytes`, of equal size so that all end at about the same time."""
-    if end <= start:
-        return []
-    edge = EDGE_BYTES if part_bytes % EDGE_BYTES == 0 else 1
+    if end - start <= part_bytes:
+        return [(start, end)] if start < end else []
+    edge = _edge(part_bytes)
     first = start - start % edge
     count = -(-(end - first) // part_bytes)
     each = -(-(end - first) // count // edge) * edge
@@ -60,11 +62,17 @@ def parts(start: int, end: int, part_bytes: int) -> list[tuple[int, int]]:
 
 def spread(start: int, end: int, part_bytes: int, at_once: int) -> list[tuple[int, int]]:
     """A range cut for somebody who waits for all of it: into smaller requests than parts, if so many may be at once."""
-    each = -(-(end - start) // at_once // EDGE_BYTES) * EDGE_BYTES
+    edge = _edge(part_bytes)
+    each = -(-(end - start) // at_once // edge) * edge
     return parts(start, end, min(part_bytes, max(_LEAST_BYTES, each)))
 
 
 def part_end(start: int, part_bytes: int) -> int:
     """Where a request that begins at `start` ends when more follows it."""
     end = start + part_bytes
-    return end - end % EDGE_BYTES if part_bytes > EDGE_BYTES else end
+    return end - end % next(edge for edge in _EDGES if part_bytes >= edge)
+
+
+def _edge(part_bytes: int) -> int:
+    """What parts of about this size begin and end with."""
+    return next(edge for edge in _EDGES if part_bytes % edge == 0)

@@ -124,6 +124,46 @@ def test_a_few_small_files_that_are_looked_at_again_and_again_are_always_asked_f
     assert found is None or not found.comes_back
 
 
+def _sampled(observed: Observed, opens: list[str], *, size: int = 8 * MIB, tags: str = "same") -> None:
+    """A little of an object, each time that it is opened."""
+    for at_s, path in enumerate(opens):
+        observed.tell(Event(at_s, "open", path, size, tag=tags if path == "a/0" else "same"))
+        observed.tell(Event(at_s, "read", path, size, (at_s + 1) * 300 * KIB, 200 * KIB))
+
+
+def test_several_large_objects_that_were_returned_to_come_back() -> None:
+    order = [f"a/{n}" for n in (0, 1, 2, 3, 0, 2, 1, 3)]
+    for returns in range(4):
+        few = Observed()
+        _sampled(few, order[: 4 + returns])
+        found = few.pattern()
+        assert found is None or not found.comes_back, f"{returns} times is not enough"
+    observed = Observed()
+    _sampled(observed, order)
+    found = observed.pattern()
+    assert found is not None
+    assert found.comes_back
+    assert "4 times one of 4 objects was asked for again" in found.signals[0]
+    _sampled(observed, ["a/0"], tags="another")
+    changed = observed.pattern()
+    assert changed is not None
+    assert changed.name == "objects that change"
+
+
+def test_an_object_that_is_opened_twice_in_a_row_has_not_come_back() -> None:
+    observed = Observed()
+    _sampled(observed, [f"a/{n // 2}" for n in range(40)])
+    found = observed.pattern()
+    assert found is None or not found.comes_back
+
+
+def test_small_objects_that_are_returned_to_do_not_add_up_by_time() -> None:
+    observed = Observed()
+    _sampled(observed, [f"a/{n % 3}" for n in range(9)], size=2 * MIB)
+    found = observed.pattern()
+    assert found is None or not found.comes_back
+
+
 # -- others ------------------------------------------------------------------------------------------------
 
 

@@ -455,7 +455,7 @@ class _Reader:
             file.parts.popleft().drop()
         file.reads += 1
         self._tell(event)
-        if self._all.profile == "auto" and file.reads & (file.reads - 1) == 0:
+        if self._all.profile == "auto" and (file.reads <= 8 or file.reads & (file.reads - 1) == 0):
             file.under(replace(self._access(event.path), part_bytes=file.opened_with.part_bytes))
 
     def _ahead_of(self, file: _File, position: int, end: int, missing_from: int) -> None:
