@@ -3,7 +3,7 @@
     header      8 KiB: what object it is, and how it was used
     blocks      8 bytes for each block: its CRC32C, and a mark once it is there
     groups      8 bytes for each 64 blocks: the CRC32C of all, and a mark once it is known
-    data        the object's bytes at their own places; sparse. Large data begins where a huge page could
+    data        the object's bytes at their own places; sparse
 
 A block counts once its mark is written, which happens after its bytes; and it is handed out only if they sum up to its
 CRC32C. So nobody takes a block for whole that a killed process has begun, nor one whose bits have flipped.
@@ -26,9 +26,10 @@ from ..checksums import crc32c
 BLOCK_BYTES = 16 * 1024
 """Small, since whole blocks are fetched: a read of 64 KiB at random costs 80 KiB at most."""
 HEADER_BYTES = 8192
-PAGE_BYTES = 4096
-_HUGE_PAGE_BYTES = 2 * 2**20
-"""The system keeps what is written there in larger pieces, and reads them 3 % faster; the hole before takes no room."""
+_PAGE_BYTES = 64 * 1024
+"""Data begins with a page, to be mapped, whichever size pages have (4 KiB, or 64 on some machines with ARM). What is
+written there is kept by the system in larger pieces, and read 2 % faster. Where huge pages could begin it is no faster
+still, and a virtual machine that is short of them takes longer to write."""
 USE_AT = HEADER_BYTES - 64
 
 _MAGIC = b"HOLDSHORT CACHE3"
@@ -68,8 +69,7 @@ class Subject:
     @property
     def data_at(self) -> int:
         """Where its bytes begin in the file."""
-        edge = PAGE_BYTES if self.size < _HUGE_PAGE_BYTES else _HUGE_PAGE_BYTES
-        return -(-(HEADER_BYTES + (self.blocks + self.groups) * ENTRY_BYTES) // edge) * edge
+        return -(-(HEADER_BYTES + (self.blocks + self.groups) * ENTRY_BYTES) // _PAGE_BYTES) * _PAGE_BYTES
 
     def block_at(self, block: int) -> int:
         """Where a block's entry lies in the file."""
