@@ -18,6 +18,9 @@ class AnyFileSystem:
     def __init__(self, fs: Any) -> None:
         self._fs = fs
 
+    def get_ready(self, path: str) -> None:
+        return None
+
     def first(self, path: str, length: int) -> tuple[Version, bytes]:
         version = self._version(path)
         return version, self._get(path, 0, min(length, version.size)) if version.size else b""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from http.client import HTTPMessage
 from typing import Protocol
@@ -111,6 +111,10 @@ class HttpOrigin:
         self._on_refused = on_refused
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, str], Connections] = {}
+
+    def get_ready(self, path: str) -> None:
+        with suppress(NotByHttp):
+            self._server.address(path, None)
 
     def first(self, path: str, length: int) -> tuple[Version, bytes]:
         wanted = max(1, length)

@@ -38,6 +38,13 @@ class Origin(Protocol):
     Every method may raise StoreUnavailable once trying again has not helped.
     """
 
+    def get_ready(self, path: str) -> None:
+        """Find all that a first request for an object needs, such as credentials; others need not wait for that.
+
+        Raises PermissionError.
+        """
+        ...
+
     def first(self, path: str, length: int) -> tuple[Version, bytes]:
         """What the object is now, and its first bytes, up to so many; one round trip. Raises FileNotFoundError."""
         ...

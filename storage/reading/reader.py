@@ -139,6 +139,7 @@ class Reader:
             return self.source(path, known, access, cache, is_use=is_use), b""
         if cache is None or access.freshness_s <= 0 or access.when_replaced != "error":
             return self._ask(path, access, length, cache, is_use=is_use)
+        self.fetcher.origin.get_ready(path)
         with cache.asking(path):
             known = self._known(path, access, cache)
             if known is not None:
@@ -302,6 +303,7 @@ class _Watched:
         self._versions = versions
         self._traffic = traffic
         self._lock = threading.Lock()
+        self.get_ready = origin.get_ready
         self.close = origin.close
 
     def first(self, path: str, length: int) -> tuple[Version, bytes]:
