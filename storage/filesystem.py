@@ -23,7 +23,7 @@ from .conditions import creating
 from .counts import Counts
 from .errors import SettingsError
 from .explaining import choice_of, plan_of
-from .observing import Observing, observing_for
+from .observing import Observing, is_worth_a_look, observing_for
 from .reading.buffers import buffers_of_process
 from .reading.file import ObjectFile
 from .reading.reader import Reader
@@ -51,8 +51,6 @@ _CHANGES = frozenset(
 )  # fmt: skip
 _UNUSED = frozenset(("chunksize", "max_concurrency", "fill_cache", "cache_type"))
 """Options of other file systems about how to write, which is the profile's matter here."""
-_FIRST_READS = 8
-"""After each of them it is looked whether another profile fits; then each time that there were twice as many."""
 _OF_ALL = frozenset(("asynchronous", "loop", "batch_size", "use_listings_cache", "listings_expiry_time", "max_paths"))
 """What libraries ask of any fsspec file system (zarr: asynchronous); it means nothing to one before another."""
 
@@ -470,8 +468,7 @@ class ProfiledFileSystem(ChainedFileSystem):
         """A read of an object that is watched; says which values count from now on, now and then."""
         assert self._observing is not None
         self._observing.tell("read", file.path, size=file.size, start=start, length=length)
-        # Looking at all that was seen takes a while; the first few reads say most.
-        is_time = file.reads <= _FIRST_READS or file.reads & (file.reads - 1) == 0
+        is_time = is_worth_a_look(file.reads)
         # The parts of an open file keep their size: one read gets sooner done in small ones.
         return replace(self._access(file.path), part_bytes=file.blocksize) if is_time else None
 

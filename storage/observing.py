@@ -23,6 +23,14 @@ _KEPT_FOLDERS = 1024
 EVERY_S = 5.0
 WORTH_TELLING = 8
 """Of fewer events nobody else learns anything."""
+_FIRST_READS = 8
+
+
+def is_worth_a_look(reads: int) -> bool:
+    """Whether to see after so many reads of a file if another profile fits it: that takes a while, and the first few
+    reads say most; then each time that there were twice as many.
+    """
+    return reads <= _FIRST_READS or reads & (reads - 1) == 0
 
 
 @dataclass(slots=True)

@@ -201,11 +201,26 @@ def test_reads_by_other_processes_are_noticed(store: FaultyS3) -> None:
     assert {path: store.served_of(path) for path in SET} == {path: len(data) for path, data in SET.items()}
 
 
-def _reads_some(data: Samples, first: int, queue: Any, begin: Any) -> None:
+def test_it_goes_as_far_ahead_as_other_processes_have_read(store: FaultyS3) -> None:
+    fs = opened(store.options)
+    ways = multiprocessing.get_context("fork")
+    queue, begin = ways.Queue(), ways.Event()
+    few = Samples(store.options, list(SET)[:8])
+    child = ways.Process(target=_reads_some, args=(few, 0, queue, begin, 1))
+    child.start()
+    with fs.prefetch(SET, ahead_objects=8):
+        eventually(lambda: store.gets == 8)
+        begin.set()
+        assert queue.get(timeout=60) is True
+        eventually(lambda: store.gets == 16)  # by nobody else: the child had all that it read at hand
+    child.join()
+
+
+def _reads_some(data: Samples, first: int, queue: Any, begin: Any, every: int = 2) -> None:
     """Every second one, as the workers of a loader do."""
     begin.wait()
     expected = list(SET.values())
-    queue.put(all(data[number] == (number, expected[number]) for number in range(first, len(data), 2)))
+    queue.put(all(data[number] == (number, expected[number]) for number in range(first, len(data), every)))
 
 
 def test_it_is_a_sampler_for_a_loader_with_workers(store: FaultyS3, utils: Any) -> None:

@@ -22,7 +22,7 @@ from holdshort.profiles import BUILT_IN, Access, choose
 from holdshort.profiles.access import KIB
 from holdshort.profiles.pattern import Event, Observed, Seen, folder_of
 from holdshort.storage.caching.layout import BLOCK_BYTES, blocks_around, missing
-from holdshort.storage.observing import EVERY_S, WORTH_TELLING
+from holdshort.storage.observing import EVERY_S, WORTH_TELLING, is_worth_a_look
 from holdshort.storage.reading.ahead import ReadAhead
 from holdshort.storage.reading.pace import Pace
 from holdshort.storage.reading.ranges import coalesced, part_end, spread
@@ -455,7 +455,7 @@ class _Reader:
             file.parts.popleft().drop()
         file.reads += 1
         self._tell(event)
-        if self._all.profile == "auto" and (file.reads <= 8 or file.reads & (file.reads - 1) == 0):
+        if self._all.profile == "auto" and is_worth_a_look(file.reads):
             file.under(replace(self._access(event.path), part_bytes=file.opened_with.part_bytes))
 
     def _ahead_of(self, file: _File, position: int, end: int, missing_from: int) -> None:
