@@ -46,6 +46,14 @@ class StoreCache:
         """The store has just said what an object is."""
         self.folder.remember(self._store, path, version)
 
+    def holds_first(self, path: str, length: int) -> Version | None:
+        """What an object was, as the store has described it last, however long ago, if so many first bytes are here."""
+        version = self.folder.version(self._store, path, 0.0)
+        if version is None or not version.tag or not version.size:
+            return None
+        cached = self.folder.find(Subject(self._store, path, version.size, version.tag))
+        return None if cached is None or cached.missing(0, length) else version
+
     def known(self, path: str, size: int) -> CachedObject | None:
         """What is there of an object, as the store has described it last, however long ago; made by nobody here.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ...profiles.access import MIB
 from ..reading.buffers import Buffers
-from ..reading.origin import Each, Progress, Source
+from ..reading.origin import Abandoned, Each, Progress, Source
 from .cached import CachedObject
 from .folder import CacheFolder
 from .layout import BLOCK_BYTES, blocks_around
@@ -31,6 +31,8 @@ class CachedSource:
         behind: where its bytes come from.
         gap_bytes: what is there between two ranges that are not is fetched with them, up to so much.
     """
+
+    keeps = True
 
     def __init__(
         self, behind: Source, cached: CachedObject, folder: CacheFolder, buffers: Buffers, gap_bytes: int
@@ -168,10 +170,18 @@ class CachedSource:
             return self.behind.read_into(at, into, progress)
         try:
             whole = memoryview(buffer)[: stop - begin]
-            # What the reader wants has not come yet, but it may not want it any more.
-            got = self._fetch_and_keep(begin, whole, lambda _: progress(0))
-            into[:] = whole[at - begin : at - begin + len(into)]
-            progress(len(into))
+            first, told = at - begin, 0
+
+            def came(so_far: int) -> None:
+                nonlocal told  # whoever waits for the first bytes gets them before the last have come
+                until = min(so_far - first, len(into))
+                if until > told:
+                    into[told:until] = whole[first + told : first + until]
+                    told = until
+                progress(told)
+
+            got = self._fetch_and_keep(begin, whole, came)
+            came(len(whole))
             return got
         finally:
             self._buffers.give_back(buffer)
@@ -179,8 +189,11 @@ class CachedSource:
     def _fetch_and_keep(
         self, begin: int, into: memoryview, progress: Progress, arrived: Arrived | None = None, has_room: bool = False
     ) -> int:
-        """Fetch whole blocks into memory; returns how many bytes came from the store."""
-        kept = 0
+        """Fetch whole blocks into memory; returns how many bytes came from the store.
+
+        What comes is kept, also if the rest is not wanted any more, or can't be had.
+        """
+        kept = had = 0
 
         def keep(until: int) -> None:
             nonlocal kept
@@ -191,11 +204,18 @@ class CachedSource:
             kept = until
 
         def came(so_far: int) -> None:
+            nonlocal had
+            had = so_far
             progress(so_far)
             whole = (begin + so_far) // _KEPT_BYTES * _KEPT_BYTES - begin
             if kept < whole < len(into):
                 keep(whole)
 
-        got = self.behind.read_into(begin, into, came)
+        try:
+            got = self.behind.read_into(begin, into, came)
+        except (Abandoned, OSError):
+            if kept < (whole := had // BLOCK_BYTES * BLOCK_BYTES):
+                keep(whole)
+            raise
         keep(len(into))
         return got

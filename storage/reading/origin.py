@@ -64,10 +64,15 @@ class Origin(Protocol):
 
 
 class Source(Protocol):
-    """One content of one object, and the way to its bytes. Any thread may ask."""
+    """One content of one object, and the way to its bytes. Any thread may ask.
+
+    Attributes:
+        keeps: whether what comes is kept for the next reader.
+    """
 
     path: str
     version: Version
+    keeps: bool
 
     def at_hand(self, start: int, into: memoryview, each: Each | None = None) -> bool:
         """Fill a buffer with bytes from `start` on, if that needs no request; whether it did.
@@ -88,6 +93,8 @@ class Source(Protocol):
 
 class Direct:
     """An object straight from its origin."""
+
+    keeps = False
 
     def __init__(self, origin: Origin, path: str, version: Version) -> None:
         self.path = path
@@ -110,6 +117,10 @@ class Cache(Protocol):
 
     def version(self, path: str, since_s: float) -> Version | None:
         """What an object was when any process asked last, if that was not before `since_s` (since the epoch)."""
+        ...
+
+    def holds_first(self, path: str, length: int) -> Version | None:
+        """What an object was when any process asked last, whenever that was, if so many of its first bytes are here."""
         ...
 
     def remember(self, path: str, version: Version) -> None:

@@ -193,7 +193,10 @@ class Reader:
     def _ask(
         self, path: str, access: Access, length: int, cache: Cache | None, *, is_use: bool
     ) -> tuple[Source, bytes]:
-        version, head = self.fetcher.origin.first(path, length)
+        held = None if cache is None else cache.holds_first(path, length)
+        version, head = self.fetcher.origin.first(path, length if held is None else 1)
+        if held is not None and (held.size, held.tag) == (version.size, version.tag):
+            head = b""  # it is as it was, and here
         self._versions.sized(path, version.size)
         source = self.source(path, version, access, cache, is_use=is_use)
         source.keep(0, memoryview(head))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import deque
+from functools import partial
 
 from .buffers import Buffers
 from .fetching import Fetcher
@@ -24,16 +25,17 @@ class Part:
         self._news = threading.Condition()
         self._came = 0
         self._is_over = False
-        self._is_dropped = False
+        self._is_dropped = self._is_used = False
         self._error: Exception | None = None
         self._wanted = -1
 
     def fetch(self, source: Source) -> int:
         """Fetch it; returns how many bytes came from the store. Whoever reads it gets what goes wrong."""
         got = 0
+        into = self._view[: self.end - self.start]
         try:
             if not self._is_dropped:
-                got = source.read_into(self.start, self._view[: self.end - self.start], self._progress)
+                got = source.read_into(self.start, into, partial(self._progress, source.keeps))
         except Abandoned:
             pass
         except Exception as error:  # noqa: BLE001 - raised where it is read
@@ -72,7 +74,10 @@ class Part:
         return bytes(self._view[at : at + length])
 
     def drop(self) -> None:
-        """Nobody wants it any more; what is still on its way is broken off."""
+        """Nobody wants it any more; what is still on its way is broken off.
+
+        Unless some of it was used, and it is kept: then the rest will likely be wanted too, the next time.
+        """
         with self._news:
             if not self._is_dropped:
                 self._is_dropped = True
@@ -81,6 +86,7 @@ class Part:
 
     def _wait_for(self, came: int) -> None:
         """Wait until so many bytes have come, or no more will."""
+        self._is_used = True
         if self._came >= came:
             return
         with self._news:
@@ -89,8 +95,8 @@ class Part:
                 self._news.wait()
             self._wanted = -1
 
-    def _progress(self, came: int) -> None:
-        if self._is_dropped:
+    def _progress(self, is_kept: bool, came: int) -> None:
+        if self._is_dropped and not (is_kept and self._is_used):
             raise Abandoned
         self._came = came
         if 0 <= self._wanted <= came:

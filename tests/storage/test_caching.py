@@ -104,6 +104,49 @@ def test_a_part_that_is_there_is_used_and_only_what_is_missing_is_fetched(store:
     assert store.served_bytes <= held[head:].count(1) + head
 
 
+def _came(file: Any) -> list[int]:
+    """What has come of each part that is there or on its way."""
+    return [part._came for part in file._window._parts]
+
+
+def test_whoever_waits_for_the_first_bytes_of_a_request_gets_them_before_the_last_come(store: FaultyS3) -> None:
+    with opened(store.options, part_bytes=8 * MIB).open(PATH) as file:
+        store.faults.append("halved")
+        # So much is read ahead that it ends within a block, which is kept as a whole.
+        assert b"".join(file.read(100_001) for _ in range(6)) == CONTENT[:600_006]
+        eventually(lambda: store.halved == 1)
+        store.goes_on.set()
+
+
+def test_of_requests_that_nobody_waits_for_any_more_those_in_use_end_and_what_came_of_others_is_kept(
+    store: FaultyS3, cache: Path
+) -> None:
+    with opened(store.options).open(PATH) as file:
+        store.faults.extend(["halved"] * 100)
+        assert b"".join(file.read(100_001) for _ in range(4)) == CONTENT[:400_004]
+        eventually(lambda: sum(came >= 64 * 1024 for came in _came(file)) >= 3)
+    store.goes_on.set()
+    folder = CacheFolder(cache, 100 * MIB)
+    cached = folder.object(next(folder.entries()).subject)
+    assert cached is not None
+    eventually(lambda: not cached.missing(0, MIB), what="it was read from, and is finished")
+    # Each of the others begins at a whole MiB, and the rest of it is not there.
+    eventually(lambda: sum(begin % MIB > 0 for begin, _ in cached.missing(MIB, len(CONTENT))) >= 2)
+    store.faults.clear()
+    assert opened(store.options).cat_file(PATH) == CONTENT
+
+
+def test_what_is_here_is_not_sent_again_only_to_hear_that_it_is_the_same(store: FaultyS3) -> None:
+    fs = opened(store.options, freshness_s=0.0)
+    for _ in range(3):
+        assert fs.cat_file(PATH) == CONTENT
+        with fs.open(PATH) as file:
+            assert file.read(MIB) == CONTENT[:MIB]
+    assert store.served_bytes <= len(CONTENT) + 5
+    store.faults.append("changed")
+    assert fs.cat_file(PATH) == bytes(reversed(CONTENT))
+
+
 def test_a_changed_object_is_never_answered_from_an_older_content(store: FaultyS3, cache: Path) -> None:
     fs = opened(store.options, freshness_s=0.0)
     assert fs.cat_file(PATH) == CONTENT

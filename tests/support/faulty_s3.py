@@ -34,7 +34,8 @@ class FaultyS3:
     Names in `refused` are answered by 403. Each request takes the next fault that waits for it.
 
     Faults of a GET: a status ("503", "403"), "cut" (ends after half of the body), "reset" (no answer at all), "changed"
-    (the object is another one from now on), "other range", "no range" (all of it, with status 200).
+    (the object is another one from now on), "other range", "no range" (all of it, with status 200), "halved" (half
+    of the body comes once `goes_on` is set, or after 10 s).
 
     Faults of "PUT" (an object or a part), "create", "complete" and "abort": a status; "reset" (before the body is
     read), "reset in mid-body"; "flipped" (a bit of the body changes on its way); "lost" (it is done, and the answer is
@@ -47,6 +48,7 @@ class FaultyS3:
         uploads: unfinished uploads: parts by number, by id.
         on_lost: called once an answer is lost.
         on_get: called with the path when a GET has come.
+        halved: how many second halves are being held back.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -68,6 +70,8 @@ class FaultyS3:
         self.served_bytes = 0
         self.on_lost: Callable[[], object] = lambda: None
         self.on_get: Callable[[str], object] = lambda path: None
+        self.goes_on = threading.Event()
+        self.halved = 0
         self.lock = threading.Lock()
 
     def served_of(self, name: str) -> int:
@@ -124,7 +128,7 @@ class FaultyS3:
                 if fault == "no range":
                     self._say(200, content, {"ETag": tag})
                     return
-                self._say(206, content[first : last + 1], headers, cut=fault == "cut")
+                self._say(206, content[first : last + 1], headers, cut=fault == "cut", halved=fault == "halved")
 
             def do_HEAD(self) -> None:
                 found = store.objects.get(self.path.partition("?")[0])
@@ -234,12 +238,25 @@ class FaultyS3:
                 return 200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>", {"ETag": tag, **sums}
 
             def _say(
-                self, status: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False
+                self,
+                status: int,
+                body: bytes,
+                headers: dict[str, str] | None = None,
+                *,
+                cut: bool = False,
+                halved: bool = False,
             ) -> None:
                 sent = 0 if self.command == "HEAD" else len(body) // 2 if cut else len(body)
                 with store.lock:  # before it is sent, so that whoever has got it finds it counted
                     store.served_bytes += sent
                     store._served_of[self.path.partition("?")[0].lstrip("/")] += sent
-                self.say(status, body, headers, cut=cut)
+                self.say(status, body, headers, cut=cut, between=self._hold if halved else None)
+
+            def _hold(self) -> None:
+                with store.lock:
+                    store.halved += 1
+                store.goes_on.wait(10.0)
+                with store.lock:
+                    store.halved -= 1
 
         return Serving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,12 +28,19 @@ class Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def say(
-        self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *, cut: bool = False
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        cut: bool = False,
+        between: Callable[[], None] | None = None,
     ) -> int:
         """Answer; returns how many bytes of the body were sent.
 
         Args:
             cut: end the connection after half of the body.
+            between: called once half of the body is sent.
         """
         self.send_response(status)
         for name, value in (headers or {}).items():
@@ -42,7 +49,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         sent = b"" if self.command == "HEAD" else body[: len(body) // 2] if cut else body
-        self.wfile.write(sent)
+        half = len(sent) // 2 if between is not None else len(sent)
+        self.wfile.write(sent[:half])
+        if between is not None:
+            between()
+            self.wfile.write(sent[half:])
         self.close_connection = self.close_connection or cut
         return len(sent)
 

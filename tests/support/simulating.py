@@ -232,7 +232,7 @@ class _Part:
         self.told = 0.0
         self.flow: _Transfer | None = None
         self.news = _Signal()
-        self.is_over = self.is_dropped = False
+        self.is_over = self.is_dropped = self.is_used = False
 
     def tell(self, told: float, flow: _Transfer | None = None) -> None:
         self.told, self.flow = told, flow
@@ -240,10 +240,13 @@ class _Part:
         news.fire()
 
     def wait_for(self, length: int) -> Steps:
+        self.is_used = True
         while not self.is_over and self.told + (self.flow.came if self.flow else 0.0) < length - 0.5:
             yield self.flow.until(length - self.told) if self.flow and not self.flow.over.is_over else self.news
 
-    def drop(self) -> None:
+    def drop(self, *, is_kept: bool) -> None:
+        if self.is_used and is_kept and self.flow is not None:
+            return
         self.is_dropped = True
         if self.flow is not None:
             self.flow.end()
@@ -296,9 +299,12 @@ class _File:
     def holding(self, position: int) -> _Part | None:
         return next((part for part in self.parts if part.start <= position < part.end), None)
 
+    def drop_first(self) -> None:
+        self.parts.popleft().drop(is_kept=self.opened_with.cache != "none")
+
     def clear(self) -> None:
         while self.parts:
-            self.parts.popleft().drop()
+            self.drop_first()
 
     def under(self, access: Access) -> None:
         if access != self.access:
@@ -410,11 +416,15 @@ class _Reader:
             if asked_s is not None and asked_s >= now - access.freshness_s:
                 return 0
         head = min(length, size)
-        yield from self._request(head)
+        is_held = is_cached and path in self._all.asked_s and not self._all.missing(path, size, 0, head)
+        yield from self._request(1 if is_held else head)
         self._versions[path] = self._loop.now
         if is_cached:
             yield self._world.remembered_s
             self._all.asked_s[path] = self._loop.now
+        if is_held:
+            return 0
+        if is_cached:
             yield head / self._world.kept
             self._all.keep(path, size, 0, head)
         return head
@@ -452,7 +462,7 @@ class _Reader:
                 yield from part.wait_for(upto - part.start)
                 at = upto
         while file.parts and file.parts[0].end <= end:
-            file.parts.popleft().drop()
+            file.drop_first()
         file.reads += 1
         self._tell(event)
         if self._all.profile == "auto" and is_worth_a_look(file.reads):
@@ -596,12 +606,12 @@ class _Reader:
         first, last = blocks_around(begin, stop)
         flight = (first * BLOCK_BYTES, last * BLOCK_BYTES, _Signal())
         flights.append(flight)
-        is_exact = at == begin and until == stop
-        # Bytes for others are in front of, or behind, those that are waited for: those come when all have come.
-        yield from self._request(stop - begin, part if is_exact else None, told)
-        if part is None or not part.is_dropped:
-            yield (stop - begin) / self._world.kept
-            self._all.keep(file.path, file.size, begin, stop)
+        yield from self._request(stop - begin, part, told - (at - begin))
+        came = stop - begin
+        if part is not None and part.is_dropped:
+            came = int(part.flow.came) if part.flow is not None else 0
+        yield came / self._world.kept
+        self._all.keep(file.path, file.size, begin, begin + came)
         flights.remove(flight)
         flight[2].fire()
         return stop - begin
