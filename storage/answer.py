@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 _LEAST_BYTES, _MOST_BYTES = 64 * 1024, 1024 * 1024
+_END_BYTES = 640 * 1024
 _SLOW_S = 0.02
 """A call that took longer is followed by smaller ones: whoever waits for the next byte is not to wait for many."""
 
@@ -63,7 +64,7 @@ class Answer(http.client.HTTPResponse):
             while got < wanted:
                 began = time.monotonic()
                 try:
-                    more = sock.recv_into(into[got : min(got + step, wanted)], 0, socket.MSG_WAITALL)
+                    more = sock.recv_into(into[got : got + _next(step, wanted - got)], 0, socket.MSG_WAITALL)
                 except BlockingIOError as error:
                     raise TimeoutError(f"nothing came for {silent_s:g} s") from error
                 is_slow = time.monotonic() - began > _SLOW_S
@@ -79,6 +80,13 @@ class Answer(http.client.HTTPResponse):
         if not self.length:
             self.close()  # as http.client's own methods do: the connection is free for the next request
         return got
+
+
+def _next(step: int, left: int) -> int:
+    """How much to wait for: a step; the end in two halves, so that one can be seen to while the other comes."""
+    if left > 2 * step:
+        return step
+    return left // 2 if left > _END_BYTES else left
 
 
 def _timeval(seconds: float | None) -> bytes:

@@ -22,6 +22,8 @@ class Index:
     def __init__(self, fd: int, subject: Subject) -> None:
         self._fd = fd
         self._subject = subject
+        self._begun: dict[int, tuple[int, int]] = {}
+        """Groups of which only the first blocks were written here: up to which one, and what they sum up to."""
 
     def sums(self, first: int, last: int) -> list[int | None]:
         """The sums of blocks from `first` to before `last`; None for one that is not there."""
@@ -43,9 +45,8 @@ class Index:
         """Blocks from `first` on are there, as these bytes, the last of them whole or the object's end."""
         sums = [crc32c(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
         os.pwrite(self._fd, entries(sums), self._subject.block_at(first))
-        for begin, stop, is_group in self._runs(first, first + len(sums)):
-            if is_group:
-                self._learn(begin, data[(begin - first) * BLOCK_BYTES : (stop - first) * BLOCK_BYTES])
+        for begin, stop, _ in self._runs(first, first + len(sums)):
+            self._sum_up(begin, stop, data[(begin - first) * BLOCK_BYTES : (stop - first) * BLOCK_BYTES])
 
     def forget(self, block: int) -> None:
         """A block is not there."""
@@ -78,7 +79,7 @@ class Index:
                     continue
                 is_right = False
             if is_group and is_right:  # its blocks have come one after another
-                self._learn(begin, run)
+                self._learn(begin, crc32c(run))
         return absent, wrong
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -98,6 +99,20 @@ class Index:
         wanted = count * ENTRY_BYTES
         return sums_of(os.pread(self._fd, wanted, at).ljust(wanted, b"\0"))  # somebody may have cut the file
 
-    def _learn(self, begin: int, data: Part) -> None:
+    def _sum_up(self, first: int, last: int, data: Part) -> None:
+        """Some blocks of one group are written; once they are its last, after all that are before them, it is known."""
+        group, before = first // GROUP_BLOCKS, 0
+        if first % GROUP_BLOCKS:
+            upto, before = self._begun.pop(group, (-1, 0))
+            if upto != first:
+                return
+        found = crc32c(data, before)
+        if last % GROUP_BLOCKS == 0 or last == self._subject.blocks:
+            self._begun.pop(group, None)
+            self._learn(group * GROUP_BLOCKS, found)
+        else:
+            self._begun[group] = last, found
+
+    def _learn(self, begin: int, found: int) -> None:
         """The group that begins with this block sums up like this."""
-        os.pwrite(self._fd, entries([crc32c(data)]), self._subject.group_at(begin // GROUP_BLOCKS))
+        os.pwrite(self._fd, entries([found]), self._subject.group_at(begin // GROUP_BLOCKS))

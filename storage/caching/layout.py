@@ -139,8 +139,11 @@ def sums_of(entries: bytes) -> list[int | None]:
     """The sums of blocks or groups; None for one that is not there."""
     words = struct.unpack(f"<{len(entries) // 4}I", entries)
     sums, marks = words[::2], words[1::2]
-    if marks.count(_MARK) == len(marks):
+    there = marks.count(_MARK)  # nearly always all or none
+    if there == len(marks):
         return list(sums)
+    if not there:
+        return [None] * len(marks)
     return [crc if mark == _MARK else None for crc, mark in zip(sums, marks, strict=True)]
 
 
@@ -164,6 +167,9 @@ def blocks_around(start: int, end: int) -> tuple[int, int]:
 
 def missing(sums: list[int | None], first: int, gap_blocks: int) -> Iterator[tuple[int, int]]:
     """Runs of blocks that are not there, (first, one after the last); those with no more than a gap between are one."""
+    if sums and sums.count(None) == len(sums):
+        yield first, first + len(sums)
+        return
     begin = end = -1
     for place, found in enumerate(sums, first):
         if found is not None:

@@ -15,8 +15,9 @@ _PATIENCE_S = 10.0
 """So long somebody else may fetch a range without ending; then it is fetched here too, and not kept."""
 _TRIES = 3
 """Blocks can leave the cache, or turn out wrong, while the others are being fetched."""
-_KEPT_BYTES = 2 * MIB
-"""What has come is kept piece by piece, as long as it is in the processor's cache: it is summed up and copied then."""
+_KEPT_BYTES = MIB // 2
+"""What has come is kept piece by piece, as long as it is in the processor's cache: it is summed up and copied then, and
+while the next piece comes."""
 _LEAST_PIECE = 256 * 1024
 """So much is fetched at once even when the memory's budget has nothing left."""
 

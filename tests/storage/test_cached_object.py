@@ -111,6 +111,18 @@ def test_a_group_whose_blocks_came_one_by_one_is_compared_as_one_from_its_second
         assert read(cached, 0, MOST) == CONTENT
 
 
+@given(st.lists(st.integers(1, GROUP_BLOCKS), min_size=1))
+def test_a_group_that_came_piece_after_piece_is_compared_as_one_at_once(pieces: list[int]) -> None:
+    with made(MOST) as cached:
+        upto = 0
+        for blocks in [*pieces, cached.subject.blocks]:
+            write(cached, upto * BLOCK_BYTES, (upto + blocks) * BLOCK_BYTES)
+            upto = min(upto + blocks, cached.subject.blocks)
+        with cached.path.open("r+b") as file:  # the blocks' own entries
+            os.pwrite(file.fileno(), bytes(8 * cached.subject.blocks), cached.subject.block_at(0))
+        assert read(cached, 0, MOST) == CONTENT
+
+
 def test_a_read_past_the_end_finds_nothing_to_read() -> None:
     with made(10) as cached:
         assert read(cached, 10, 10) == b""
