@@ -39,8 +39,11 @@ are used alike was asked for again, after others; twice in a row is how some lib
 _MOSTLY = 0.5
 _IN_ORDER = "in order"
 _WHOLE = 0.9
-_RENT_BYTES = 3_600_000
-"""What a connection moves while a request waits for its first byte (40 ms, 90 MB/s)."""
+_FINE_BYTES = MIB // 2
+_RENT_BYTES = 10_800_000
+"""What three connections move while a request waits for its first byte (40 ms, 90 MB/s): an object that is fetched
+whole comes by sixteen at once, but most of it may not be wanted.
+"""
 _BUY_BYTES = 64 * MIB
 
 
@@ -397,7 +400,8 @@ class Observed:
         jumps = f"{self._jumps} of {reads} reads jump"
         is_random = min(reads, 2 * self._jumps) >= _ENOUGH_READS and self._read_bytes <= self._jumps * _SMALL_BYTES
         rented = (self._jumps + self._opens) * _RENT_BYTES
-        if is_random and tally.object_bytes <= min(objects * _BUY_BYTES, rented):
+        is_fine = is_random and self._read_bytes <= self._jumps * _FINE_BYTES
+        if is_fine and tally.object_bytes <= min(objects * _BUY_BYTES, rented):
             why = f"{jumps}, and took longer than it takes to fetch the objects whole"
             return _way("at random all over", why, read_ahead="whole", gap_bytes=4 * MIB)
         if tally.from_end and tally.from_end >= objects / 2 and reads >= 3:

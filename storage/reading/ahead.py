@@ -1,8 +1,10 @@
 """How much to fetch before it is asked for. Pure.
 
-What is fetched ahead stays in proportion to what was read in order so far, and grows with its square from 1 MiB on. So
-a reader of everything has all of its connections busy after four reads of 1 MiB, and one who reads a header and leaves
-has cost little more than the header.
+What is fetched ahead stays in proportion to what was read in order so far, and grows with its square from 64 KiB on. So
+a reader of everything has enough connections busy after one read of 1 MiB (256 MiB are on their way then, or a large
+file waits for its second answer with the line idle), and one who reads a header and leaves has cost little more than
+the header. Who has jumped about gets less until more was read in order. Who asks for more than half of an object by one
+read, from its beginning, will want the rest.
 
 Who jumps, and reads on from there each time (the members of an archive: a header, a name, the data), does so again: as
 much as that was lately comes with the first of these reads, instead of by a request for each.
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 
 from ...profiles.access import KIB, MIB, Access
+from .ranges import EDGE_BYTES
 
 _TIMES = 16
 _LEAST_READ = 32 * KIB
@@ -58,7 +61,10 @@ class ReadAhead:
             self._jumps += 1
             self._in_order = 0
         self._next = end
-        return min(self._size, max(end + self._ahead(), start + _LEAST_READ, self._run_start + self._run_bytes()))
+        wants_most = start <= self._access.gap_bytes and 2 * length > self._size >= MIB
+        # To the end of a block of the cache: who fetches what follows would wait for a block that both want.
+        ahead = (end + self._ahead(wants_most)) // EDGE_BYTES * EDGE_BYTES
+        return min(self._size, max(end, ahead, start + _LEAST_READ, self._run_start + self._run_bytes()))
 
     @property
     def is_random(self) -> bool:
@@ -72,12 +78,14 @@ class ReadAhead:
             return 0
         return min(max(self._runs), self._access.gap_bytes)
 
-    def _ahead(self) -> int:
+    def _ahead(self, wants_most: bool) -> int:
         access = self._access
         if access.read_ahead == "none":
             return 0
-        if access.read_ahead == "whole":
+        if access.read_ahead == "whole" or wants_most:
             return access.read_ahead_bytes
-        if self._jumps > _FORGIVEN and self._in_order < 4 * access.gap_bytes:
+        has_jumped = self._jumps > _FORGIVEN
+        if has_jumped and self._in_order < 4 * access.gap_bytes:
             return 0
-        return min(self._in_order * _TIMES * max(MIB, self._in_order) // MIB, access.read_ahead_bytes)
+        square_from = MIB if has_jumped else 64 * KIB
+        return min(self._in_order * _TIMES * max(square_from, self._in_order) // square_from, access.read_ahead_bytes)

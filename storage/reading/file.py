@@ -9,16 +9,18 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from ...profiles.access import Access
+from ...profiles.access import MIB, Access
 from ..errors import ObjectChanged
 from .ahead import ReadAhead
 from .buffers import filled
 from .fetching import Fetcher
 from .origin import Source, Version
-from .ranges import spread
+from .ranges import EDGE_BYTES, spread
 from .window import Window
 
 _LINES_BYTES = 256 * 1024
+_FINISHED_BYTES = 64 * MIB
+"""An object of no more that is meant to be had whole is fetched to its end even if its reader jumps or leaves."""
 
 
 class ObjectFile(io.BufferedIOBase):
@@ -115,7 +117,7 @@ class ObjectFile(io.BufferedIOBase):
 
     def close(self) -> None:
         if not self.closed and self._process == os.getpid():
-            self._window.clear()
+            self._let_go()
             self._fetcher.buffers.dismiss(len(self._head))
             self._head = b""
         super().close()
@@ -186,7 +188,8 @@ class ObjectFile(io.BufferedIOBase):
                     with self._forgetting_what_failed():
                         got += self._window.read(at, into[got:])
                 else:
-                    got += self._direct(at, into[got:])
+                    upto = self._window.begin_after(at, position + len(into))
+                    got += self._direct(at, into[got : upto - position])
             self._window.pass_by(position + got)
             self.reads += 1
         self._tell(position, len(into))
@@ -195,14 +198,15 @@ class ObjectFile(io.BufferedIOBase):
         """Begin to fetch what this read, and probably the next ones, want."""
         until = self._ahead.read(position, length)
         if self._ahead.is_random:
-            self._window.clear()
+            self._let_go()
             return
-        if not self._window.holds(missing_from):
-            self._window.clear()
         end = position + length
-        is_alone = until <= end or missing_from < end - 2 * self._access.part_bytes
-        if is_alone and not self._window.holds(missing_from):
-            return  # so much, or what nothing follows, goes straight to where it is wanted
+        if not self._window.holds(missing_from):
+            self._let_go()
+            if until <= end:
+                return  # what nothing follows goes straight to where it is wanted
+            if missing_from < end - 2 * self._access.part_bytes:  # and so does so much, while what follows it comes
+                missing_from = end // EDGE_BYTES * EDGE_BYTES
         if until > missing_from:
             self._window.extend(missing_from, until)
 
@@ -212,8 +216,13 @@ class ObjectFile(io.BufferedIOBase):
         try:
             yield
         except Exception:
-            self._window.clear()
+            self._let_go()
             raise
+
+    def _let_go(self) -> None:
+        """Nobody wants what is in the window any more."""
+        is_wanted_whole = self._access.read_ahead == "whole" and self.size <= _FINISHED_BYTES
+        self._window.clear(is_finished=is_wanted_whole)
 
     def _tell(self, position: int, length: int) -> None:
         access = None if self.on_read is None else self.on_read(self, position, length)

@@ -65,8 +65,31 @@ def test_reading_in_order_is_run_ahead_of_more_and_more() -> None:
     ahead, ends = ReadAhead(Access(read_ahead_bytes=384 * MIB), 10**9), list[int]()
     for number in range(20):
         ends.append(ahead.read(number * MIB, MIB) - (number + 1) * MIB)
-    assert ends[:5] == [16 * MIB, 64 * MIB, 144 * MIB, 256 * MIB, 384 * MIB]
-    assert set(ends[5:]) == {384 * MIB}, "no more than the profile allows"
+    assert ends[0] == 256 * MIB
+    assert set(ends[1:]) == {384 * MIB}, "no more than the profile allows"
+    ahead = ReadAhead(Access(read_ahead_bytes=384 * MIB), 10**9)
+    small = [ahead.read(number * 32 * KIB, 32 * KIB) - (number + 1) * 32 * KIB for number in range(8)]
+    assert small[:4] == [512 * KIB, MIB, 36 * 64 * KIB, 4 * MIB]
+
+
+def test_who_has_jumped_about_is_run_ahead_of_less() -> None:
+    ahead, ends = ReadAhead(Access(read_ahead_bytes=384 * MIB), 10**9), list[int]()
+    for start in (5 * 10**8, 2 * 10**8, 7 * 10**8):
+        ahead.read(start, 64 * KIB)
+    for number in range(6):
+        end = number * MIB + MIB
+        ends.append(ahead.read(end - MIB, MIB) - end)
+    assert ends == [0, 16 * MIB, 64 * MIB, 144 * MIB, 256 * MIB, 384 * MIB]
+
+
+@given(st.integers(MIB, 10**9), st.floats(0, 1), st.integers(0, 10**9))
+def test_who_wants_more_than_half_from_the_beginning_wants_the_rest(size: int, share: float, start: int) -> None:
+    ahead, length = ReadAhead(Access(read_ahead_bytes=2**30), size), max(1, int(share * size))
+    until = ahead.read(start, length)
+    if start <= 256 * KIB and 2 * length > size:
+        assert until == size
+    elif start > 256 * KIB:
+        assert until <= start + length + 32 * KIB
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(1, 10**6)), min_size=1, max_size=50))
@@ -77,7 +100,7 @@ def test_what_is_fetched_ahead_stays_in_proportion_to_what_was_read(reads: list[
         read += length
         until = ahead.read(start, length)
         in_order = read + 256 * KIB * len(reads)
-        most = 16 * in_order * max(1.0, in_order / MIB)
+        most = 16 * in_order * max(1.0, in_order / (64 * KIB))
         assert start + length <= until <= start + length + most + 32 * KIB
 
 

@@ -136,6 +136,28 @@ def test_of_requests_that_nobody_waits_for_any_more_those_in_use_end_and_what_ca
     assert opened(store.options).cat_file(PATH) == CONTENT
 
 
+def test_a_small_object_that_is_meant_to_be_had_whole_is_fetched_to_its_end_when_its_reader_leaves(
+    store: FaultyS3, cache: Path
+) -> None:
+    with opened(store.options, read_ahead="whole").open(PATH) as file:
+        file.seek(5 * MIB)
+        assert file.read(1000) == CONTENT[5 * MIB : 5 * MIB + 1000]
+    folder = CacheFolder(cache, 100 * MIB)
+    cached = folder.object(next(folder.entries()).subject)
+    assert cached is not None
+    eventually(lambda: not cached.missing(5 * MIB, len(CONTENT)))
+
+
+def test_what_follows_a_large_read_comes_while_it_goes_straight_to_its_reader(store: FaultyS3) -> None:
+    with opened(store.options).open(PATH) as file:
+        assert file.read(5_000_000) == CONTENT[:5_000_000]
+        eventually(lambda: store.served_bytes >= len(CONTENT))
+        asked = store.gets
+        assert file.read() == CONTENT[5_000_000:]
+        assert store.gets == asked
+    assert store.served_bytes == len(CONTENT), "each byte once"
+
+
 def test_what_is_here_is_not_sent_again_only_to_hear_that_it_is_the_same(store: FaultyS3) -> None:
     fs = opened(store.options, freshness_s=0.0)
     for _ in range(3):

@@ -19,16 +19,18 @@ from math import inf
 from typing import Any, cast
 
 from holdshort.profiles import BUILT_IN, Access, choose
-from holdshort.profiles.access import KIB
+from holdshort.profiles.access import KIB, MIB
 from holdshort.profiles.pattern import Event, Observed, Seen, folder_of
 from holdshort.storage.caching.layout import BLOCK_BYTES, blocks_around, missing
 from holdshort.storage.observing import EVERY_S, WORTH_TELLING, is_worth_a_look
 from holdshort.storage.reading.ahead import ReadAhead
 from holdshort.storage.reading.pace import Pace
-from holdshort.storage.reading.ranges import coalesced, part_end, spread
+from holdshort.storage.reading.ranges import EDGE_BYTES, coalesced, part_end, spread
 from support.traces import grouped, stage_of
 
 _HEAD_BYTES = 256 * KIB
+_AT_ONCE = 16
+_FINISHED_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -244,8 +246,8 @@ class _Part:
         while not self.is_over and self.told + (self.flow.came if self.flow else 0.0) < length - 0.5:
             yield self.flow.until(length - self.told) if self.flow and not self.flow.over.is_over else self.news
 
-    def drop(self, *, is_kept: bool) -> None:
-        if self.is_used and is_kept and self.flow is not None:
+    def drop(self, *, is_finished: bool) -> None:
+        if is_finished:
             return
         self.is_dropped = True
         if self.flow is not None:
@@ -300,7 +302,9 @@ class _File:
         return next((part for part in self.parts if part.start <= position < part.end), None)
 
     def drop_first(self) -> None:
-        self.parts.popleft().drop(is_kept=self.opened_with.cache != "none")
+        part = self.parts.popleft()
+        is_wanted = part.is_used or (self.access.read_ahead == "whole" and self.size <= _FINISHED_BYTES)
+        part.drop(is_finished=is_wanted and self.opened_with.cache != "none")
 
     def clear(self) -> None:
         while self.parts:
@@ -455,8 +459,9 @@ class _Reader:
         while at < end:
             part = file.holding(at)
             if part is None:
-                yield from self._direct(file, at, end)
-                at = end
+                upto = min(end, file.parts[0].start) if file.parts and file.parts[0].start > at else end
+                yield from self._direct(file, at, upto)
+                at = upto
             else:
                 upto = min(end, part.end)
                 yield from part.wait_for(upto - part.start)
@@ -475,19 +480,22 @@ class _Reader:
             return
         if file.holding(missing_from) is None:
             file.clear()
-        is_alone = until <= end or missing_from < end - 2 * file.access.part_bytes
-        if is_alone and file.holding(missing_from) is None:
-            return
+        if file.holding(missing_from) is None:
+            if until <= end:
+                return
+            if missing_from < end - 2 * file.access.part_bytes:
+                missing_from = end // EDGE_BYTES * EDGE_BYTES
         if until > missing_from:
             self._extend(file, missing_from, until)
 
     def _extend(self, file: _File, start: int, end: int) -> None:
         """See reading.window.Window; its parts keep the size that the file was opened with."""
         part_bytes = file.opened_with.part_bytes
-        begin = file.parts[-1].end if file.parts else start
-        if not file.parts and end - begin <= part_bytes:
-            self._fetch(file, begin, end)
+        if not file.parts:
+            for first, last in spread(start, end, part_bytes, _AT_ONCE):
+                self._fetch(file, first, last)
             return
+        begin = file.parts[-1].end
         while begin < end:
             last = min(part_end(begin, part_bytes), file.size)
             if last > end:
