@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from .access import MIB
@@ -135,6 +136,9 @@ class Seen:
     marks: tuple[Mark, ...]
 
 
+_NOTHING = (0,) * 12
+
+
 @dataclass(slots=True)
 class _Object:
     key: int
@@ -151,6 +155,8 @@ class _Object:
     ranges_s: float = -1.0
     reach: int = 0
     others: list[Mark] = field(default_factory=list[Mark])
+    counted: tuple[int, ...] = _NOTHING
+    """Its traits, as they were counted last."""
 
     @property
     def extent(self) -> int:
@@ -219,13 +225,19 @@ class _Tally:
     shared: int = 0
     shared_large: int = 0
 
-    def changed(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-        if before != after:
-            for name, was, now in zip(self.__slots__, before, after, strict=True):
-                setattr(self, name, getattr(self, name) + now - was)
+    def count(self, found: _Object) -> None:
+        """As it is now, instead of as it was counted before."""
+        self._become(found, found.traits())
 
+    def discount(self, found: _Object) -> None:
+        """It is not watched any more."""
+        self._become(found, _NOTHING)
 
-_NOTHING = (0,) * 12
+    def _become(self, found: _Object, now: tuple[int, ...]) -> None:
+        before, found.counted = found.counted, now
+        if before != now:
+            for name, was, is_now in zip(self.__slots__, before, now, strict=True):
+                setattr(self, name, getattr(self, name) + is_now - was)
 
 
 class Observed:
@@ -266,10 +278,9 @@ class Observed:
                 mark for seen in self._others.values() for mark in seen.marks if mark.key == key and mark.is_mostly_read
             ]
             self._make_room()
-        before = found.traits()
         self._add(found, event)
         if key in self._objects:
-            self._tally.changed(before, found.traits())
+            self._tally.count(found)
 
     def learn(self, seen: Iterable[Seen]) -> None:
         """What other processes have told by now; it takes the place of what they told before."""
@@ -283,9 +294,8 @@ class Observed:
             tags = {mark.tag for mark in marks} | {0 if found is None else found.tag}
             self._has_changed = self._has_changed or len(tags - {0}) > 1
             if found is not None:
-                before = found.traits()
                 found.others = [mark for mark in marks if mark.is_mostly_read]
-                self._tally.changed(before, found.traits())
+                self._tally.count(found)
 
     def seen(self, process: str, now_s: float) -> Seen:
         """What others may want to know."""
@@ -352,7 +362,7 @@ class Observed:
         while len(self._objects) > _KEPT_OBJECTS:
             self._below = sorted(self._objects)[_KEPT_OBJECTS // 2]
             for key in [key for key in self._objects if key >= self._below]:
-                self._tally.changed(self._objects.pop(key).traits(), _NOTHING)
+                self._tally.discount(self._objects.pop(key))
 
     def _look(self) -> Pattern | None:
         if self._has_changed or any(seen.has_changed for seen in self._others.values()):
@@ -427,6 +437,7 @@ def _again(why: str, how: Pattern | None) -> Pattern:
     return Pattern(f"{name}again and again", "training", (why, *signals), values)
 
 
+@lru_cache(maxsize=4096)
 def folder_of(path: str) -> str:
     """The folder whose objects are used alike: those inside it that are only numbers, or KEY=VALUE, belong to it."""
     folders = path.split("/")[:-1]
@@ -435,5 +446,6 @@ def folder_of(path: str) -> str:
     return "/".join(folders)
 
 
+@lru_cache(maxsize=4096)
 def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
