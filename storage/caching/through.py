@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ...profiles.access import MIB
+from ..errors import StoreError
 from ..reading.buffers import Buffers
 from ..reading.origin import Abandoned, Each, Progress, Source
 from .cached import CachedObject
@@ -214,7 +215,7 @@ class CachedSource:
 
         try:
             got = self.behind.read_into(begin, into, came)
-        except (Abandoned, OSError):
+        except (Abandoned, StoreError):
             if kept < (whole := had // BLOCK_BYTES * BLOCK_BYTES):
                 keep(whole)
             raise

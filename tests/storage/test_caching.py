@@ -27,7 +27,7 @@ from holdshort.storage.caching.folder import CacheFolder
 from holdshort.storage.caching.layout import BLOCK_BYTES, Subject, subject_of
 from holdshort.storage.caching.place import _file_system, cache_folder, unusable  # pyright: ignore[reportPrivateUsage]
 from holdshort.storage.caching.tending import existing, prune, verify
-from holdshort.storage.errors import SettingsError
+from holdshort.storage.errors import SettingsError, StoreUnavailable
 from holdshort.storage.filesystem import TrainingFileSystem
 from support.caching import digest_of, opened, read_for_ever
 from support.commands import Commands, Ran
@@ -134,6 +134,21 @@ def test_of_requests_that_nobody_waits_for_any_more_those_in_use_end_and_what_ca
     eventually(lambda: sum(begin % (2 * MIB) > 0 for begin, _ in cached.missing(2 * MIB, len(CONTENT))) >= 2)
     store.faults.clear()
     assert opened(store.options).cat_file(PATH) == CONTENT
+
+
+def test_what_came_before_the_store_went_away_is_kept(store: FaultyS3, cache: Path) -> None:
+    fs = opened(store.options, part_bytes=256 * 1024)
+    fs.cat_file(PATH, start=0, end=1)
+    store.faults.extend(["cut"] * 1000)  # half of what was left comes, each time it is tried
+    with pytest.raises(StoreUnavailable):
+        fs.cat_file(PATH)
+    store.faults.clear()
+    folder = CacheFolder(cache, 100 * MIB)
+    (entry,) = folder.entries()
+    assert entry.held_bytes > MIB
+    served = store.served_bytes
+    assert fs.cat_file(PATH) == CONTENT
+    assert store.served_bytes - served <= len(CONTENT) - entry.held_bytes
 
 
 def test_a_small_object_that_is_meant_to_be_had_whole_is_fetched_to_its_end_when_its_reader_leaves(
