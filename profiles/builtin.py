@@ -2,7 +2,8 @@
 
 Where a figure is given for its reason, the store takes 40 ms to the first byte and a connection moves 90 MB/s; that is
 what object stores of the large clouds are like within their region. Where a profile says nothing of the cache, what it
-reads is kept (keeping costs a tenth of fetching), and the data's size decides where.
+reads is kept, and the data's size decides where. Keeping takes a fifth of the time of a cold read that waits for the
+store, and more where all cores are busy (benchmarks/auto.py).
 """
 
 from __future__ import annotations

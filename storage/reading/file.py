@@ -19,7 +19,7 @@ from .ranges import EDGE_BYTES, spread
 from .window import Window
 
 _LINES_BYTES = 256 * 1024
-_FINISHED_BYTES = 64 * MIB
+FINISHED_BYTES = 64 * MIB
 """An object of no more that is meant to be had whole is fetched to its end even if its reader jumps or leaves."""
 
 
@@ -221,7 +221,7 @@ class ObjectFile(io.BufferedIOBase):
 
     def _let_go(self) -> None:
         """Nobody wants what is in the window any more."""
-        is_wanted_whole = self._access.read_ahead == "whole" and self.size <= _FINISHED_BYTES
+        is_wanted_whole = self._access.read_ahead == "whole" and self.size <= FINISHED_BYTES
         self._window.clear(is_finished=is_wanted_whole)
 
     def _tell(self, position: int, length: int) -> None:

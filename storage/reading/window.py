@@ -12,7 +12,7 @@ from .fetching import Fetcher
 from .origin import Abandoned, Source
 from .ranges import part_end, spread
 
-_AT_ONCE = 16
+AT_ONCE = 16
 """So many connections of 90 MB/s fill a line of 10 Gbit/s."""
 
 
@@ -141,7 +141,7 @@ class Window:
         """Fetch on up to `end`, from where it ends now, or from `start` when it is empty; as far as memory allows."""
         if not self._parts:
             # Somebody waits for the first of it: small requests at once bring it sooner than a large one.
-            for first, last in spread(start, end, self._part_bytes, _AT_ONCE):
+            for first, last in spread(start, end, self._part_bytes, AT_ONCE):
                 if not self._fetch(first, last):
                     return
             return

@@ -48,7 +48,7 @@ class FaultyS3:
         uploads: unfinished uploads: parts by number, by id.
         on_lost: called once an answer is lost.
         on_get: called with the path when a GET has come.
-        halved: how many second halves are being held back.
+        held_in_vain: how many second halves nobody let go of.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -71,7 +71,7 @@ class FaultyS3:
         self.on_lost: Callable[[], object] = lambda: None
         self.on_get: Callable[[str], object] = lambda path: None
         self.goes_on = threading.Event()
-        self.halved = 0
+        self.held_in_vain = 0
         self.lock = threading.Lock()
 
     def served_of(self, name: str) -> int:
@@ -253,10 +253,8 @@ class FaultyS3:
                 self.say(status, body, headers, cut=cut, between=self._hold if halved else None)
 
             def _hold(self) -> None:
-                with store.lock:
-                    store.halved += 1
-                store.goes_on.wait(10.0)
-                with store.lock:
-                    store.halved -= 1
+                if not store.goes_on.wait(10.0):
+                    with store.lock:
+                        store.held_in_vain += 1
 
         return Serving

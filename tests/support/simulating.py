@@ -19,18 +19,16 @@ from math import inf
 from typing import Any, cast
 
 from holdshort.profiles import BUILT_IN, Access, choose
-from holdshort.profiles.access import KIB, MIB
 from holdshort.profiles.pattern import Event, Observed, Seen, folder_of
 from holdshort.storage.caching.layout import BLOCK_BYTES, blocks_around, missing
 from holdshort.storage.observing import EVERY_S, WORTH_TELLING, is_worth_a_look
 from holdshort.storage.reading.ahead import ReadAhead
+from holdshort.storage.reading.file import FINISHED_BYTES
 from holdshort.storage.reading.pace import Pace
 from holdshort.storage.reading.ranges import EDGE_BYTES, coalesced, part_end, spread
+from holdshort.storage.reading.reader import HEAD_BYTES
+from holdshort.storage.reading.window import AT_ONCE
 from support.traces import grouped, stage_of
-
-_HEAD_BYTES = 256 * KIB
-_AT_ONCE = 16
-_FINISHED_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -303,7 +301,7 @@ class _File:
 
     def drop_first(self) -> None:
         part = self.parts.popleft()
-        is_wanted = part.is_used or (self.access.read_ahead == "whole" and self.size <= _FINISHED_BYTES)
+        is_wanted = part.is_used or (self.access.read_ahead == "whole" and self.size <= FINISHED_BYTES)
         part.drop(is_finished=is_wanted and self.opened_with.cache != "none")
 
     def clear(self) -> None:
@@ -408,7 +406,7 @@ class _Reader:
 
     # what is done
 
-    def _first(self, path: str, size: int, access: Access, length: int = _HEAD_BYTES) -> Steps:
+    def _first(self, path: str, size: int, access: Access, length: int = HEAD_BYTES) -> Steps:
         """Ask what an object is, unless that is known; returns how many of its first bytes came with the answer."""
         now, is_cached = self._loop.now, access.cache != "none"
         if is_cached:
@@ -480,7 +478,6 @@ class _Reader:
             return
         if file.holding(missing_from) is None:
             file.clear()
-        if file.holding(missing_from) is None:
             if until <= end:
                 return
             if missing_from < end - 2 * file.access.part_bytes:
@@ -492,7 +489,7 @@ class _Reader:
         """See reading.window.Window; its parts keep the size that the file was opened with."""
         part_bytes = file.opened_with.part_bytes
         if not file.parts:
-            for first, last in spread(start, end, part_bytes, _AT_ONCE):
+            for first, last in spread(start, end, part_bytes, AT_ONCE):
                 self._fetch(file, first, last)
             return
         begin = file.parts[-1].end
