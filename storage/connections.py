@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import cast
@@ -52,6 +53,8 @@ EVENLY = evenly()
 class Connections:
     """Connections to one server; each carries one exchange at a time. Thread-safe.
 
+    Those that are kept are closed by `close()`, or when this is gone.
+
     Args:
         origin: (scheme, host and port).
         authorities: a file of certificates to trust for https instead of the system's; None: the system's.
@@ -70,6 +73,8 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
         self._is_closed = False
+        # A request may outlive whoever would have closed this, so that it has to be able to do so by itself.
+        weakref.finalize(self, _close_each, self._idle).atexit = False
 
     @contextmanager
     def ask(
@@ -111,9 +116,8 @@ class Connections:
     def close(self) -> None:
         """Close those that nobody uses, and the others as soon as they are not used any more."""
         with self._lock:
-            idle, self._idle, self._is_closed = self._idle, [], True
-        for connection in idle:
-            connection.close()
+            self._is_closed = True
+            _close_each(self._idle)
 
     def _answer(
         self,
@@ -161,6 +165,11 @@ class Connections:
         except OSError as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
         return connection
+
+
+def _close_each(idle: list[http.client.HTTPConnection]) -> None:
+    while idle:
+        idle.pop().close()
 
 
 def _exchange(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import multiprocessing
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +32,7 @@ from holdshort.storage.caching.place import _file_system, cache_folder, unusable
 from holdshort.storage.caching.tending import existing, prune, verify
 from holdshort.storage.errors import SettingsError, StoreUnavailable
 from holdshort.storage.filesystem import TrainingFileSystem
+from holdshort.storage.reading import fetching
 from support.caching import digest_of, opened, read_for_ever
 from support.commands import Commands, Ran
 from support.faulty_gcs import FaultyGcs
@@ -161,6 +165,29 @@ def test_a_small_object_that_is_meant_to_be_had_whole_is_fetched_to_its_end_when
     cached = folder.object(next(folder.entries()).subject)
     assert cached is not None
     eventually(lambda: not cached.missing(5 * MIB, len(CONTENT)))
+
+
+def test_what_is_still_fetched_when_its_file_system_is_gone_leaves_no_connection_open(
+    store: FaultyS3, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_IDLE_S", 0.1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fs = opened(store.options, part_bytes=MIB, read_ahead="whole", connections=2)
+        with fs.open(PATH) as file:
+            store.faults.extend(["halved"] * 2)
+            file.seek(5 * MIB)
+            assert file.read(1000) == CONTENT[5 * MIB : 5 * MIB + 1000]
+        reader = weakref.ref(fs.reader)
+        del fs, file
+        eventually(lambda: (gc.collect(), reader() is None)[1])
+        store.goes_on.set()
+        folder = CacheFolder(cache, 100 * MIB)
+        cached = folder.object(next(folder.entries()).subject)
+        assert cached is not None
+        eventually(lambda: not cached.missing(5 * MIB, len(CONTENT)), what="it is finished all the same")
+        eventually(lambda: (gc.collect(), not store.connected)[1])
+    assert [str(each.message) for each in said] == []
 
 
 def test_what_follows_a_large_read_comes_while_it_goes_straight_to_its_reader(store: FaultyS3) -> None:

@@ -49,6 +49,7 @@ class FaultyS3:
         on_lost: called once an answer is lost.
         on_get: called with the path when a GET has come.
         held_in_vain: how many second halves nobody let go of.
+        connected: how many connections are open.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -72,6 +73,7 @@ class FaultyS3:
         self.on_get: Callable[[str], object] = lambda path: None
         self.goes_on = threading.Event()
         self.held_in_vain = 0
+        self.connected = 0
         self.lock = threading.Lock()
 
     def served_of(self, name: str) -> int:
@@ -96,6 +98,15 @@ class FaultyS3:
         store = self
 
         class Serving(Handler):
+            def handle(self) -> None:
+                with store.lock:
+                    store.connected += 1
+                try:
+                    super().handle()
+                finally:
+                    with store.lock:
+                        store.connected -= 1
+
             def do_GET(self) -> None:
                 if found := re.search(r"[?&]uploadId=(\w+)", self.path):
                     self._list_parts(found[1])
