@@ -58,6 +58,7 @@ class Event:
         size: of the object, in bytes; 0: not known.
         process: who; ranks of a job and workers of a loader differ.
         tag: what changes when the object does; "": not known.
+        reads: how many, one after another, if they are told together.
     """
 
     at_s: float
@@ -68,6 +69,7 @@ class Event:
     length: int = 0
     process: str = ""
     tag: str = ""
+    reads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,9 +342,9 @@ class Observed:
             found.next = None
         if event.kind == "open":
             return
-        self._reads += 1
+        self._reads += event.reads
         self._read_bytes += event.length
-        found.reads += 1
+        found.reads += event.reads
         found.read_bytes += event.length
         found.reach = max(found.reach, event.start + event.length)
         if event.kind == "vector":
@@ -356,6 +358,7 @@ class Observed:
             self._in_order += 1
         elif found.next is not None or event.start + event.length < found.size:
             self._jumps += 1
+        self._in_order += event.reads - 1  # those after the first
         found.next = event.start + event.length
 
     def _make_room(self) -> None:

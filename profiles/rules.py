@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from .profile import Profile, Value
 
@@ -64,10 +65,15 @@ def choose(path: str, known: Mapping[str, Profile], *, name: str = "", job: str 
     if job in _BY_JOB:
         fits, why = _BY_JOB[job]
         return Choice(known[fits], "job", why)
-    for pattern, fits, why in _BY_PATH:
-        if _matches(path, pattern):
-            return Choice(known[fits], "path", f"{path.rstrip('/').rpartition('/')[2]} {why} ({pattern})")
+    if rule := _rule(path):
+        pattern, fits, why = rule
+        return Choice(known[fits], "path", f"{path.rstrip('/').rpartition('/')[2]} {why} ({pattern})")
     return Choice(known[FALLBACK], "nothing", "neither a name nor the path tells how it is used")
+
+
+@lru_cache(maxsize=1024)  # it is asked again each time that a reader of the object is looked at
+def _rule(path: str) -> tuple[str, str, str] | None:
+    return next((rule for rule in _BY_PATH if _matches(path, rule[0])), None)
 
 
 def _matches(path: str, pattern: str) -> bool:

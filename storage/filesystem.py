@@ -23,7 +23,7 @@ from .conditions import creating
 from .counts import Counts
 from .errors import SettingsError
 from .explaining import choice_of, plan_of
-from .observing import Observing, is_worth_a_look, observing_for
+from .observing import Observing, Reads, is_worth_a_look, observing_for
 from .reading.buffers import buffers_of_process
 from .reading.file import ObjectFile
 from .reading.reader import Reader
@@ -136,7 +136,8 @@ class ProfiledFileSystem(ChainedFileSystem):
             file = self.reader.open(path, self._access(path), self)
             if observing := self._watched(path):
                 observing.tell("open", path, size=file.size, tag=file.version.tag)
-                file.on_read = self._seen
+                reads = Reads(observing, path, file.size)
+                file.on_read, file.on_close = partial(self._seen, reads), reads.close
             return file
         path = self._strip(path)
         if mode in ("wb", "xb"):
@@ -464,11 +465,10 @@ class ProfiledFileSystem(ChainedFileSystem):
             return None
         return self._observing
 
-    def _seen(self, file: ObjectFile, start: int, length: int) -> Access | None:
+    def _seen(self, reads: Reads, file: ObjectFile, start: int, length: int) -> Access | None:
         """A read of an object that is watched; says which values count from now on, now and then."""
-        assert self._observing is not None
-        self._observing.tell("read", file.path, size=file.size, start=start, length=length)
         is_time = is_worth_a_look(file.reads)
+        reads.read(start, length, is_told=is_time)
         # The parts of an open file keep their size: one read gets sooner done in small ones.
         return replace(self._access(file.path), part_bytes=file.blocksize) if is_time else None
 

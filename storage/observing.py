@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..profiles import Choice, Profile
+from ..profiles.access import MIB
 from ..profiles.pattern import Event, Kind, Observed, folder_of
 from .caching.opening import store_name
 from .patterns import Patterns
@@ -23,6 +24,9 @@ _KEPT_FOLDERS = 1024
 EVERY_S = 5.0
 WORTH_TELLING = 8
 """Of fewer events nobody else learns anything."""
+_TOGETHER_BYTES, _TOGETHER_S = 16 * MIB, 1.0
+_PADDING_BYTES = 512
+"""So much may lie between two reads that follow each other: the members of a tar archive begin at multiples of it."""
 _FIRST_READS = 8
 
 
@@ -69,17 +73,18 @@ class Observing:
         start: int = 0,
         length: int = 0,
         tag: str = "",
+        reads: int = 1,
         now_s: float | None = None,
     ) -> None:
         """Something happened to an object, at so many seconds since the epoch; what was asked for at once has one."""
         self._check_process()
         name, now_s = folder_of(path), time.time() if now_s is None else now_s
-        event = Event(now_s, kind, path, size, start, length, self._process, tag)
+        event = Event(now_s, kind, path, size, start, length, self._process, tag, reads)
         told = None
         with self._lock:
             folder = self._folder(name)
             folder.observed.tell(event)
-            folder.events += 1
+            folder.events += reads
             # As soon as there is twice as much to tell, then every few seconds.
             is_due = folder.events >= 2 * folder.told_at or now_s - folder.told_s >= self._every_s
             if self._patterns is not None and folder.events >= WORTH_TELLING and is_due:
@@ -140,6 +145,43 @@ class Observing:
         else:
             self._folders.move_to_end(name)
         return found
+
+
+class Reads:
+    """Tells of one open file's reads. To tell of one takes as long as a small one, so those in order are told together.
+
+    Threads may read at once; then it may leave one of them out, by which nothing changes.
+    """
+
+    def __init__(self, observing: Observing, path: str, size: int) -> None:
+        self._observing = observing
+        self._path = path
+        self._size = size
+        self._run: tuple[int, int, int, float] | None = None
+        """Where it began, where it ends, how many reads it was by, and when it began."""
+
+    def read(self, start: int, length: int, *, is_told: bool) -> None:
+        """There was a read.
+
+        Args:
+            is_told: at once.
+        """
+        run, now_s = self._run, time.monotonic()
+        if run is not None and 0 <= start - run[1] <= _PADDING_BYTES:
+            run = run[0], start + length, run[2] + 1, run[3]
+        else:
+            self.close()
+            run = start, start + length, 1, now_s
+        self._run = run
+        if is_told or run[1] - run[0] >= _TOGETHER_BYTES or now_s - run[3] >= _TOGETHER_S:
+            self.close()
+
+    def close(self) -> None:
+        """Tell of what was not told yet."""
+        run, self._run = self._run, None
+        if run is not None:
+            start, end, reads, _ = run
+            self._observing.tell("read", self._path, size=self._size, start=start, length=end - start, reads=reads)
 
 
 def observing_for(fs: Any, known: Mapping[str, Profile]) -> Observing:

@@ -28,12 +28,12 @@ class ObjectFile(io.BufferedIOBase):
 
     Args:
         head: its first bytes, which came with the version.
-        close: called once, when it is closed.
 
     Attributes:
         size: in bytes.
         reads: how many there were.
         on_read: told each read, its start and its length; may return values that count from now on.
+        on_close: called when it is closed, by the process that opened it.
 
     Every read may raise ObjectChanged or StoreUnavailable.
     """
@@ -48,6 +48,7 @@ class ObjectFile(io.BufferedIOBase):
         self.version = source.version
         self.reads = 0
         self.on_read: Callable[[ObjectFile, int, int], Access | None] | None = None
+        self.on_close: Callable[[], None] | None = None
         self.blocksize = access.part_bytes
         self._fetcher = fetcher
         self._source = source
@@ -120,6 +121,8 @@ class ObjectFile(io.BufferedIOBase):
             self._let_go()
             self._fetcher.buffers.dismiss(len(self._head))
             self._head = b""
+            if self.on_close is not None:
+                self.on_close()
         super().close()
 
     # -- inside ------------------------------------------------------------------------------------------

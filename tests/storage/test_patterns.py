@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdshort.profiles import BUILT_IN
 from holdshort.storage.explaining import explain, seen_at
 from holdshort.storage.filesystem import TrainingFileSystem
-from holdshort.storage.observing import Observing
+from holdshort.storage.observing import Observing, Reads, is_worth_a_look
 from holdshort.storage.patterns import Patterns
 from support.commands import Commands
 from support.faulty_s3 import FaultyS3
@@ -92,6 +94,49 @@ def test_a_forked_child_is_a_process_of_its_own(folder: Path) -> None:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert len(_files(folder)) == 2
+
+
+SIZES = [0, 100, 16 * 1024, 300_000, 5 * MIB]
+STEPS = st.lists(
+    st.tuples(st.sampled_from([0, 0, 0, 0, 100, 7 * MIB]), st.sampled_from(SIZES)), min_size=1, max_size=60
+)
+
+
+@given(STEPS, st.booleans())
+def test_reads_told_together_lead_to_what_each_by_itself_leads_to(
+    steps: list[tuple[int, int]], is_looked: bool
+) -> None:
+    one_by_one, together = Observing(BUILT_IN), Observing(BUILT_IN)
+    size = 64 * MIB
+    reads = Reads(together, PATH, size)
+    at = 0
+    for count, (gap, length) in enumerate(steps, 1):
+        start = (at + gap) % size
+        one_by_one.tell("read", PATH, size=size, start=start, length=length)
+        reads.read(start, length, is_told=is_worth_a_look(count))
+        at = start + length
+    reads.close()
+    for told in (one_by_one, together):
+        told.tell("open", PATH, size=size)  # it comes back
+    assert one_by_one.choice(PATH) == together.choice(PATH)
+
+
+def test_reads_in_order_are_told_once_in_a_while_and_when_the_file_is_closed() -> None:
+    class Told(Observing):
+        def tell(self, kind: Any, path: str, **event: Any) -> None:
+            told.append((event["start"], event["length"], event["reads"]))
+
+    told: list[tuple[int, int, int]] = []
+    reads = Reads(Told(BUILT_IN), PATH, 64 * MIB)
+    for block in range(40_000):  # as tarfile reads: a header, the data, and what pads it is left out
+        reads.read(block * 1024, 600, is_told=False)
+    reads.read(63 * MIB, 5, is_told=False)
+    assert len(told) < 10
+    reads.close()
+    reads.close()
+    assert sum(each[2] for each in told) == 40_001
+    assert told[-2][0] + told[-2][1] == 39_999 * 1024 + 600
+    assert told[-1] == (63 * MIB, 5, 1)
 
 
 def test_what_is_broken_is_left_out_and_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
