@@ -27,6 +27,7 @@ from .app import make_app, worker_name
 from .engines import registry
 from .engines.checkpoint.engine import CheckpointEngine
 from .lane.fanout import is_on
+from .lane.reading import is_quiet
 from .lane.relay_process import RelayProcess
 from .lane.worker_lane import WorkerLane
 from .observer import Observer, Observers, Point
@@ -40,6 +41,8 @@ GRACE_S = 20.0
 EXIT_GRACE_OVER = 75
 """EX_TEMPFAIL: the work in hand could not be parked in time; its message comes back by itself."""
 _GATE_S = 0.05
+_QUIET_MOST_S = 10.0
+"""Where no moment is quiet for so long, the next one that is clear has to do."""
 
 
 def serve(
@@ -163,10 +166,15 @@ class _Worker:
         return 0
 
     def _hold_short(self) -> None:
-        """Wait while the lane is held: loading an engine takes the machine from live traffic, too."""
-        if self.lane.reading().signal == "hold":
-            log.info("the lane of pool %s is held; its engine is loaded when that is over", self.pool)
-        while self.lane.reading().signal == "hold" and not self._signals:
+        """Wait for a quiet moment: loading an engine takes the machine from live traffic, too."""
+        is_told, most_s = False, time.monotonic() + _QUIET_MOST_S
+        while not self._signals:
+            reading, now = self.lane.reading(), time.monotonic()
+            if is_quiet(reading, now) or (reading.signal == "clear" and now >= most_s):
+                return
+            if reading.signal == "hold" and not is_told:
+                is_told = True
+                log.info("the lane of pool %s is held; its engine is loaded when that is over", self.pool)
             time.sleep(_GATE_S)
 
     def engine_name(self) -> str:

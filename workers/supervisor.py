@@ -18,6 +18,7 @@ from ..jobs.triggers.folder import FolderTrigger
 from ..storage.errors import LaneError
 from .lane.place import LanePlace
 from .lane.reader import LaneReader
+from .lane.reading import is_quiet
 from .serve import GRACE_S
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 _PAUSE_FIRST_S, _PAUSE_MOST_S = 0.2, 30.0
 _SETTLED_S = 30.0
 """A worker that lived so long has started well: its next restart is at once."""
-_HELD_MOST_S = 10.0
+_BUSY_MOST_S = 10.0
 """A process that starts takes a core for a second or two, so it waits for a quiet moment; but not longer than this, or
 nobody would see that there is a worker."""
 
@@ -94,7 +95,7 @@ class Supervisor:
         """The child, or the one that takes its place."""
         now = time.monotonic()
         if child.restart_at is not None:
-            if now < child.restart_at or (now < child.restart_at + _HELD_MOST_S and self._is_held(child.pool)):
+            if now < child.restart_at or (now < child.restart_at + _BUSY_MOST_S and self._is_busy(child.pool)):
                 return child
             fresh = self._start(child.what, child.command, child.pool)
             fresh.pause = child.pause
@@ -109,8 +110,8 @@ class Supervisor:
         child.pause = min(_PAUSE_MOST_S, child.pause * 2)
         return child
 
-    def _is_held(self, pool: str) -> bool:
-        """Whether live traffic holds a worker's pool."""
+    def _is_busy(self, pool: str) -> bool:
+        """Whether live traffic holds a worker's pool, or has held it a moment ago."""
         if not pool:
             return False
         try:
@@ -121,7 +122,7 @@ class Supervisor:
         except LaneError as error:
             log.warning("a worker starts without a look at the lane: %s", error)
             return False
-        return self._lanes[pool].reading().signal == "hold"
+        return not is_quiet(self._lanes[pool].reading(), time.monotonic())
 
     def _drain(self) -> None:
         running = [child.process for child in self._children if child.process.poll() is None]

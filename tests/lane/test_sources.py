@@ -19,7 +19,7 @@ import pytest
 from holdshort.storage.errors import LaneError
 from holdshort.workers.lane.place import LanePlace
 from holdshort.workers.lane.reader import LaneReader, dismiss
-from holdshort.workers.lane.reading import Figures
+from holdshort.workers.lane.reading import QUIET_S, Figures, is_quiet
 from holdshort.workers.lane.record import SIZE, VERSION
 from holdshort.workers.lane.source import Source
 from support.waiting import eventually
@@ -99,6 +99,25 @@ def test_the_strictest_word_counts(place: LanePlace, reader: LaneReader) -> None
     for source in (third, chat, other):
         source.close()
     assert (reader.reading().signal, reader.sources()) == ("clear", [])
+
+
+def test_a_lane_is_clear_since_its_last_hold_ended_and_quiet_a_while_after(
+    place: LanePlace, reader: LaneReader
+) -> None:
+    assert is_quiet(reader.reading(), time.monotonic()), "nobody ever said anything"
+    chat, other = (Source(place, pool="embed", name=name) for name in ("chat", "other"))
+    chat.clear(headroom=0.5)
+    other.hold("a wave")
+    assert not is_quiet(reader.reading(), time.monotonic() + 60)
+    ended = time.monotonic()
+    other.clear()
+    found = reader.reading()
+    assert (found.signal, found.source, found.headroom) == ("clear", "chat", 0.5)
+    assert found.since >= ended
+    assert not is_quiet(found, found.since + QUIET_S / 2)
+    assert is_quiet(found, found.since + QUIET_S)
+    for source in (chat, other):
+        source.close()
 
 
 def test_a_hold_can_end_by_itself_and_a_headroom_of_nothing_is_one(place: LanePlace, reader: LaneReader) -> None:
@@ -351,4 +370,5 @@ def test_maps_that_come_and_go_leave_no_descriptor_and_no_map_behind(place: Lane
         source.close()
         assert reader.reading().signal == "clear"
     del source
-    assert count() == before
+    # Threads that other tests have left may open something for a moment.
+    eventually(lambda: count() == before, timeout=5, what="as many as before")

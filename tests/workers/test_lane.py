@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,6 @@ def source(settings: Settings) -> Iterator[Source]:
 
 
 def _beat(settings: Settings) -> Beat:
-    import time
-
     found: list[Beat] = []
 
     def one() -> bool:
@@ -90,6 +89,22 @@ def test_a_worker_that_starts_while_the_lane_is_held_runs_nothing_until_it_is_cl
     assert not _trace(settings, "ran")
     source.clear()
     assert_exactly_once(job, 20, job.wait(timeout=30))
+
+
+def test_a_worker_that_starts_loads_its_engine_in_no_gap_between_two_requests(
+    settings: Settings, processes: Processes, source: Source
+) -> None:
+    source.hold("a burst")
+    worker = processes.worker(ready=False)
+    eventually(lambda: "engine is loaded when that is over" in worker.text(), timeout=20)
+    for _ in range(40):  # it looks 20 times a second
+        source.clear()
+        time.sleep(0.03)
+        source.hold("the next request")
+        time.sleep(0.03)
+    assert "serves pool" not in worker.text()
+    source.clear()
+    eventually(lambda: "serves pool" in worker.text(), timeout=20, what="it is quiet")
 
 
 def test_work_stands_while_a_server_of_ones_own_is_live_and_goes_on_after_it(

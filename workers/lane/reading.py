@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Signal = Literal["clear", "hold"]
+
+QUIET_S = 0.5
+"""A lane that is clear for less is between two requests of a burst, as like as not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +59,22 @@ NO_FIGURES = Figures()
 
 
 def strictest(readings: Iterable[Reading]) -> Reading:
-    """The reading that counts: a hold before all else, the oldest first; then the least headroom.
+    """The reading that counts: a hold before all else, the oldest first; then the least headroom, since all are clear.
 
     CLEAR when there is none.
     """
-    found = CLEAR
+    found, clear_since = CLEAR, 0.0
     for reading in readings:
         if reading.signal == "hold":
             if found.signal == "clear" or reading.since < found.since:
                 found = reading
-        elif found.signal == "clear" and (reading.headroom < found.headroom or found is CLEAR):
+            continue
+        clear_since = max(clear_since, reading.since)
+        if found.signal == "clear" and (reading.headroom < found.headroom or found is CLEAR):
             found = reading
-    return found
+    return found if found.signal == "hold" else replace(found, since=clear_since)
+
+
+def is_quiet(reading: Reading, now: float) -> bool:
+    """Whether it is a moment for what takes the machine and can't be interrupted, such as loading an engine."""
+    return reading.signal == "clear" and now - reading.since >= QUIET_S
