@@ -150,15 +150,15 @@ class Observing:
 class Reads:
     """Tells of one open file's reads. To tell of one takes as long as a small one, so those in order are told together.
 
-    Threads may read at once; then it may leave one of them out, by which nothing changes.
+    Threads may read at once. It has no lock, which a child that is forked meanwhile would find held for ever.
     """
 
     def __init__(self, observing: Observing, path: str, size: int) -> None:
         self._observing = observing
         self._path = path
         self._size = size
-        self._run: tuple[int, int, int, float] | None = None
-        """Where it began, where it ends, how many reads it was by, and when it began."""
+        self._runs: list[tuple[int, int, int, float]] = []
+        """Not told yet, at most one for each thread: where it begins and ends, how many reads it was by, since when."""
 
     def read(self, start: int, length: int, *, is_told: bool) -> None:
         """There was a read.
@@ -166,19 +166,29 @@ class Reads:
         Args:
             is_told: at once.
         """
-        run, now_s = self._run, time.monotonic()
+        run, now_s = self._taken(), time.monotonic()
         if run is not None and 0 <= start - run[1] <= _PADDING_BYTES:
             run = run[0], start + length, run[2] + 1, run[3]
         else:
-            self.close()
+            self._tell(run)
             run = start, start + length, 1, now_s
-        self._run = run
+        self._runs.append(run)
         if is_told or run[1] - run[0] >= _TOGETHER_BYTES or now_s - run[3] >= _TOGETHER_S:
             self.close()
 
     def close(self) -> None:
         """Tell of what was not told yet."""
-        run, self._run = self._run, None
+        while (run := self._taken()) is not None:
+            self._tell(run)
+
+    def _taken(self) -> tuple[int, int, int, float] | None:
+        """One that is nobody else's from now on."""
+        try:
+            return self._runs.pop()
+        except IndexError:
+            return None
+
+    def _tell(self, run: tuple[int, int, int, float] | None) -> None:
         if run is not None:
             start, end, reads, _ = run
             self._observing.tell("read", self._path, size=self._size, start=start, length=end - start, reads=reads)

@@ -74,6 +74,24 @@ class CachedSource:
                 return fetched
         return fetched + self.behind.read_into(start, into, progress)
 
+    def read_ahead(self, start: int, into: memoryview, progress: Progress) -> tuple[int, bool]:
+        """See Source: what another process fetches at the time is not copied from its file before somebody wants it."""
+        end = start + len(into)
+        if self.cached.whole(start, end) != (start, end) or self.cached.missing(start, end) != [(start, end)]:
+            return self.read_into(start, into, progress), True
+        flight = self.cached.flight(start, end)
+        try:
+            if not flight.acquire(_PATIENCE_S):
+                return self.behind.read_into(start, into, progress), True
+            missing = self.cached.missing(start, end)
+            if not missing:
+                return 0, False
+            if missing == [(start, end)]:
+                return self._fetch_and_keep(start, into, progress), True
+        finally:
+            flight.close()
+        return self.read_into(start, into, progress), True
+
     def has_room(self, more: int) -> bool:
         """Whether there is room for so much more without anything leaving."""
         return self._folder.has_room(more)

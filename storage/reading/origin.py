@@ -90,6 +90,13 @@ class Source(Protocol):
         """As Origin.read_into; returns how many bytes came from the store."""
         ...
 
+    def read_ahead(self, start: int, into: memoryview, progress: Progress) -> tuple[int, bool]:
+        """As `read_into`, of bytes that are wanted later; returns also whether they are in the buffer.
+
+        If not, others have fetched and kept all of them meanwhile: whoever wants them has them by `read_into` soonest.
+        """
+        ...
+
 
 class Direct:
     """An object straight from its origin."""
@@ -110,6 +117,9 @@ class Direct:
     def read_into(self, start: int, into: memoryview, progress: Progress) -> int:
         self._origin.read_into(self.path, self.version, start, into, progress)
         return len(into)
+
+    def read_ahead(self, start: int, into: memoryview, progress: Progress) -> tuple[int, bool]:
+        return self.read_into(start, into, progress), True
 
 
 class Cache(Protocol):

@@ -7,19 +7,25 @@ import threading
 from collections import deque
 from functools import partial
 
-from .buffers import Buffers
+from ...profiles.access import MIB
+from .buffers import Buffers, filled
 from .fetching import Fetcher
 from .origin import Abandoned, Source
 from .ranges import part_end, spread
 
 AT_ONCE = 16
 """So many connections of 90 MB/s fill a line of 10 Gbit/s."""
+_WORTH_BYTES = MIB
+"""A read through the cache takes about as long as copying so much."""
 
 
 class Part:
-    """A range that is on its way into a buffer."""
+    """A range that is on its way into a buffer. Or into the cache, if another process fetches it: then the buffer is
+    left alone, since the first write to memory costs more than what is written there.
+    """
 
-    def __init__(self, start: int, end: int, buffer: mmap.mmap, buffers: Buffers) -> None:
+    def __init__(self, source: Source, start: int, end: int, buffer: mmap.mmap, buffers: Buffers) -> None:
+        self._source = source
         self.start = start
         self.end = end
         self._buffer = buffer
@@ -28,17 +34,19 @@ class Part:
         self._news = threading.Condition()
         self._came = 0
         self._is_over = False
-        self._is_dropped = self._is_used = False
+        self._is_dropped = self._is_used = self._is_elsewhere = False
         self._error: Exception | None = None
         self._wanted = -1
 
-    def fetch(self, source: Source) -> int:
+    def fetch(self) -> int:
         """Fetch it; returns how many bytes came from the store. Whoever reads it gets what goes wrong."""
         got = 0
-        into = self._view[: self.end - self.start]
+        into = self._whole()
         try:
-            self._progress(source.keeps, 0)
-            got = source.read_into(self.start, into, partial(self._progress, source.keeps))
+            self._progress(0)
+            got, is_here = self._source.read_ahead(self.start, into, self._progress)
+            self._is_elsewhere = not is_here
+            self._came = len(into)
         except Abandoned:
             pass
         except Exception as error:  # noqa: BLE001 - raised where it is read
@@ -59,6 +67,9 @@ class Part:
         at = start - self.start
         wanted = min(len(into), self.end - start)
         self._wait_for(at + wanted)
+        if self._is_far(wanted):
+            self._read_elsewhere(start, into[:wanted])
+            return wanted
         came = self._came - at
         if came <= 0:
             assert self._error is not None
@@ -74,6 +85,8 @@ class Part:
         if self._came < at + length:
             assert self._error is not None
             raise self._error
+        if self._is_far(length):
+            return filled(length, partial(self._read_elsewhere, start))
         return bytes(self._view[at : at + length])
 
     def drop(self, *, is_finished: bool) -> None:
@@ -102,8 +115,21 @@ class Part:
                 self._news.wait()
             self._wanted = -1
 
-    def _progress(self, is_kept: bool, came: int) -> None:
-        if self._is_dropped and not (is_kept and self._is_used):
+    def _is_far(self, length: int) -> bool:
+        """Whether so much is to be read from where it is; for less than that, all of it is brought here first."""
+        if self._is_elsewhere and length < _WORTH_BYTES:
+            self._read_elsewhere(self.start, self._whole())
+            self._is_elsewhere = False
+        return self._is_elsewhere
+
+    def _read_elsewhere(self, start: int, into: memoryview) -> None:
+        self._source.read_into(start, into, lambda came: None)
+
+    def _whole(self) -> memoryview:
+        return self._view[: self.end - self.start]
+
+    def _progress(self, came: int) -> None:
+        if self._is_dropped and not (self._source.keeps and self._is_used):
             raise Abandoned
         self._came = came
         if 0 <= self._wanted <= came:
@@ -157,10 +183,10 @@ class Window:
         buffer = self._fetcher.buffers.take(end - start)
         if buffer is None:
             return False
-        part = Part(start, end, buffer, self._fetcher.buffers)
+        part = Part(self._source, start, end, buffer, self._fetcher.buffers)
         is_ahead = bool(self._parts)
         self._parts.append(part)
-        self._fetcher.submit(lambda: part.fetch(self._source), is_ahead=is_ahead)
+        self._fetcher.submit(part.fetch, is_ahead=is_ahead)
         return True
 
     def read(self, position: int, into: memoryview) -> int:

@@ -8,7 +8,9 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,13 +123,20 @@ def test_reads_told_together_lead_to_what_each_by_itself_leads_to(
     assert one_by_one.choice(PATH) == together.choice(PATH)
 
 
-def test_reads_in_order_are_told_once_in_a_while_and_when_the_file_is_closed() -> None:
-    class Told(Observing):
-        def tell(self, kind: Any, path: str, **event: Any) -> None:
-            told.append((event["start"], event["length"], event["reads"]))
+class Told(Observing):
+    """Keeps what it is told of reads: where, how much, and by how many."""
 
-    told: list[tuple[int, int, int]] = []
-    reads = Reads(Told(BUILT_IN), PATH, 64 * MIB)
+    def __init__(self) -> None:
+        super().__init__(BUILT_IN)
+        self.reads: list[tuple[int, int, int]] = []
+
+    def tell(self, kind: Any, path: str, **event: Any) -> None:
+        self.reads.append((event["start"], event["length"], event["reads"]))
+
+
+def test_reads_in_order_are_told_once_in_a_while_and_when_the_file_is_closed() -> None:
+    observing = Told()
+    told, reads = observing.reads, Reads(observing, PATH, 64 * MIB)
     for block in range(40_000):  # as tarfile reads: a header, the data, and what pads it is left out
         reads.read(block * 1024, 600, is_told=False)
     reads.read(63 * MIB, 5, is_told=False)
@@ -137,6 +146,27 @@ def test_reads_in_order_are_told_once_in_a_while_and_when_the_file_is_closed() -
     assert sum(each[2] for each in told) == 40_001
     assert told[-2][0] + told[-2][1] == 39_999 * 1024 + 600
     assert told[-1] == (63 * MIB, 5, 1)
+
+
+def test_of_threads_that_read_one_file_each_read_is_told_once() -> None:
+    observing = Told()
+    reads = Reads(observing, PATH, 64 * MIB)
+
+    def read(first: int) -> None:
+        for block in range(first, first + 5000):
+            reads.read(block * 1000, 1000, is_told=False)
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(0, 20_000, 5000)))
+    finally:
+        sys.setswitchinterval(often)
+    reads.close()
+    assert sum(count for _, _, count in observing.reads) == 20_000
+    covered = sorted(at for start, length, _ in observing.reads for at in range(start, start + length, 1000))
+    assert covered == [block * 1000 for block in range(20_000)]
 
 
 def test_what_is_broken_is_left_out_and_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
