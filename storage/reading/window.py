@@ -15,8 +15,8 @@ from .ranges import part_end, spread
 
 AT_ONCE = 16
 """So many connections of 90 MB/s fill a line of 10 Gbit/s."""
-_WORTH_BYTES = MIB
-"""A read through the cache takes about as long as copying so much."""
+_LARGE_BYTES = MIB
+"""Less is copied from memory: each read through the cache looks for its blocks, and compares them as a whole."""
 
 
 class Part:
@@ -66,8 +66,8 @@ class Part:
         """
         at = start - self.start
         wanted = min(len(into), self.end - start)
-        self._wait_for(at + wanted)
-        if self._is_far(wanted):
+        self._wait_for(at, wanted)
+        if self._is_elsewhere:
             self._read_elsewhere(start, into[:wanted])
             return wanted
         came = self._came - at
@@ -81,11 +81,11 @@ class Part:
     def take(self, start: int, length: int) -> bytes:
         """So many bytes from `start` on, all of which are in this part. Raises StoreError."""
         at = start - self.start
-        self._wait_for(at + length)
+        self._wait_for(at, length)
         if self._came < at + length:
             assert self._error is not None
             raise self._error
-        if self._is_far(length):
+        if self._is_elsewhere:
             return filled(length, partial(self._read_elsewhere, start))
         return bytes(self._view[at : at + length])
 
@@ -104,23 +104,19 @@ class Part:
                 if self._is_over:
                     self._give_back()
 
-    def _wait_for(self, came: int) -> None:
-        """Wait until so many bytes have come, or no more will."""
+    def _wait_for(self, at: int, length: int) -> None:
+        """Wait until these bytes have come, or no more will."""
         self._is_used = True
-        if self._came >= came:
-            return
-        with self._news:
-            self._wanted = came
-            while self._came < came and not self._is_over:
-                self._news.wait()
-            self._wanted = -1
-
-    def _is_far(self, length: int) -> bool:
-        """Whether so much is to be read from where it is; for less than that, all of it is brought here first."""
-        if self._is_elsewhere and length < _WORTH_BYTES:
+        came = at + length
+        if self._came < came:
+            with self._news:
+                self._wanted = came
+                while self._came < came and not self._is_over:
+                    self._news.wait()
+                self._wanted = -1
+        if self._is_elsewhere and length < _LARGE_BYTES:
             self._read_elsewhere(self.start, self._whole())
             self._is_elsewhere = False
-        return self._is_elsewhere
 
     def _read_elsewhere(self, start: int, into: memoryview) -> None:
         self._source.read_into(start, into, lambda came: None)

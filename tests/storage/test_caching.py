@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import mmap
 import multiprocessing
 import os
 import random
@@ -17,6 +18,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from holdshort.storage.caching.place import _file_system, cache_folder, unusable
 from holdshort.storage.caching.tending import existing, prune, verify
 from holdshort.storage.errors import SettingsError, StoreUnavailable
 from holdshort.storage.filesystem import TrainingFileSystem
-from holdshort.storage.reading import fetching
+from holdshort.storage.reading import buffers, fetching
 from support.caching import digest_of, opened, read_for_ever
 from support.commands import Commands, Ran
 from support.faulty_gcs import FaultyGcs
@@ -188,6 +190,67 @@ def test_what_is_still_fetched_when_its_file_system_is_gone_leaves_no_connection
         eventually(lambda: not cached.missing(5 * MIB, len(CONTENT)), what="it is finished all the same")
         eventually(lambda: (gc.collect(), not store.connected)[1])
     assert [str(each.message) for each in said] == []
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[mmap.mmap]:
+    """The memory that this test's file systems have taken to read into."""
+    found: list[mmap.mmap] = []
+
+    def fresh(size: int) -> mmap.mmap:
+        found.append(real(size))
+        return found[-1]
+
+    real = buffers.fresh
+    monkeypatch.setattr(buffers, "fresh", fresh)
+    monkeypatch.setattr(buffers, "_of_process", {})
+    return found
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where what is fetched unless others do begins."""
+    found: list[int] = []
+
+    def unless_others_do(self: Any, begin: int, *rest: Any) -> int | None:
+        found.append(begin)
+        return real(self, begin, *rest)
+
+    real = through.CachedSource._unless_others_do  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(through.CachedSource, "_unless_others_do", unless_others_do)
+    return found
+
+
+@pytest.mark.parametrize("length", [2 * MIB, 100_001])
+@pytest.mark.parametrize("is_flipped", [False, True])
+def test_what_somebody_else_fetches_ahead_stays_in_the_cache_until_it_is_read(
+    store: FaultyS3, cache: Path, taken: list[mmap.mmap], waits: list[int], length: int, is_flipped: bool
+) -> None:
+    first, second = (opened(store.options, part_bytes=2 * MIB, read_ahead="whole") for _ in range(2))
+    with first.open(PATH) as ahead, second.open(PATH) as waiting, ThreadPoolExecutor(1) as pool:
+        store.faults.extend(["halved"] * 100)
+        asked = store.gets
+        ahead.seek(2 * MIB)
+        assert ahead.read(1000) == CONTENT[2 * MIB : 2 * MIB + 1000]
+        of_first = len(taken)
+        eventually(lambda: store.gets - asked == of_first, what="all of it is on its way")
+        waiting.seek(3 * MIB)
+        begun = pool.submit(waiting.read, length)
+        eventually(lambda: of_first < len(taken) == len(waits), what="it waits for all of it")
+        store.goes_on.set()
+        assert begun.result() == CONTENT[3 * MIB : 3 * MIB + length]
+        folder = CacheFolder(cache, 100 * MIB)
+        cached = folder.object(next(folder.entries()).subject)
+        assert cached is not None
+        eventually(lambda: not cached.missing(2 * MIB, len(CONTENT)))
+        served = store.served_bytes
+        if is_flipped:
+            _flip(cached.path, cached.subject.data_at + len(CONTENT) - 1)
+        assert b"".join(iter(lambda: waiting.read(length), b"")) == CONTENT[3 * MIB + length :]
+        assert (store.served_bytes > served) == is_flipped
+        if length >= MIB and not is_flipped:
+            written = [buffer for buffer in taken[of_first:] if any(buffer[:])]
+            assert len(written) <= 1 < len(taken) - of_first, "but for the end, which is a small read"
 
 
 def test_what_follows_a_large_read_comes_while_it_goes_straight_to_its_reader(store: FaultyS3) -> None:

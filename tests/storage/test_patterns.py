@@ -104,10 +104,8 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.booleans())
-def test_reads_told_together_lead_to_what_each_by_itself_leads_to(
-    steps: list[tuple[int, int]], is_looked: bool
-) -> None:
+@given(STEPS)
+def test_reads_told_together_lead_to_what_each_by_itself_leads_to(steps: list[tuple[int, int]]) -> None:
     one_by_one, together = Observing(BUILT_IN), Observing(BUILT_IN)
     size = 64 * MIB
     reads = Reads(together, PATH, size)
