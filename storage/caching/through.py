@@ -77,12 +77,16 @@ class CachedSource:
     def read_ahead(self, start: int, into: memoryview, progress: Progress) -> tuple[int, bool]:
         """See Source: what another process fetches at the time is not copied from its file before somebody wants it."""
         end = start + len(into)
-        if self.cached.whole(start, end) == (start, end) and self.cached.missing(start, end) == [(start, end)]:
-            got = self._unless_others_do(start, end, start, into, progress)
-            if got is not None:
-                return got, True
-            if not self.cached.missing(start, end):
-                return 0, False
+        if runs := self.cached.missing(start, end):
+            flight = self.cached.flight(runs[0][0], runs[-1][1])
+            try:
+                if not flight.acquire():
+                    if not flight.acquire(_PATIENCE_S):
+                        return self.behind.read_into(start, into, progress), True
+                    if not self.cached.missing(start, end):
+                        return 0, False
+            finally:
+                flight.close()
         return self.read_into(start, into, progress), True
 
     def has_room(self, more: int) -> bool:
@@ -161,15 +165,7 @@ class CachedSource:
         return fetched, True
 
     def _bring(self, begin: int, stop: int, at: int, into: memoryview, progress: Progress) -> int:
-        """Fetch whole blocks from `begin` to `stop`, of which `into` wants those from `at` on; what others do, once."""
-        got = self._unless_others_do(begin, stop, at, into, progress)
-        if got is not None:
-            return got
-        got, is_whole = self._fill(at, into, progress)
-        return got if is_whole else got + self.behind.read_into(at, into, progress)
-
-    def _unless_others_do(self, begin: int, stop: int, at: int, into: memoryview, progress: Progress) -> int | None:
-        """As _bring; None, and nothing is fetched, if somebody has fetched some of it meanwhile."""
+        """Fetch whole blocks from `begin` to `stop`, of which `into` wants those from `at` on, unless others do."""
         flight = self.cached.flight(begin, stop)
         try:
             if not flight.acquire(_PATIENCE_S):
@@ -178,7 +174,9 @@ class CachedSource:
                 return self._fetch(begin, stop, at, into, progress)
         finally:
             flight.close()
-        return None
+        # Somebody has fetched some of it meanwhile.
+        got, is_whole = self._fill(at, into, progress)
+        return got if is_whole else got + self.behind.read_into(at, into, progress)
 
     def _fetch(self, begin: int, stop: int, at: int, into: memoryview, progress: Progress) -> int:
         """As _bring, while nobody else does."""

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from holdshort.storage.caching import through
 from holdshort.storage.caching.folder import CacheFolder
 from holdshort.storage.caching.layout import BLOCK_BYTES, Subject, subject_of
+from holdshort.storage.caching.locks import RangeLock
 from holdshort.storage.caching.place import _file_system, cache_folder, unusable  # pyright: ignore[reportPrivateUsage]
 from holdshort.storage.caching.tending import existing, prune, verify
 from holdshort.storage.errors import SettingsError, StoreUnavailable
@@ -208,23 +209,24 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[mmap.mmap]:
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Where what is fetched unless others do begins."""
-    found: list[int] = []
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[RangeLock]:
+    """Locks that were waited for, or would have been."""
+    found: list[RangeLock] = []
 
-    def unless_others_do(self: Any, begin: int, *rest: Any) -> int | None:
-        found.append(begin)
-        return real(self, begin, *rest)
+    def acquire(self: RangeLock, patience_s: float = 0.0) -> bool:
+        if patience_s == through._PATIENCE_S:  # pyright: ignore[reportPrivateUsage]
+            found.append(self)
+        return real(self, patience_s)
 
-    real = through.CachedSource._unless_others_do  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(through.CachedSource, "_unless_others_do", unless_others_do)
+    real = RangeLock.acquire
+    monkeypatch.setattr(RangeLock, "acquire", acquire)
     return found
 
 
 @pytest.mark.parametrize("length", [2 * MIB, 100_001])
 @pytest.mark.parametrize("is_flipped", [False, True])
 def test_what_somebody_else_fetches_ahead_stays_in_the_cache_until_it_is_read(
-    store: FaultyS3, cache: Path, taken: list[mmap.mmap], waits: list[int], length: int, is_flipped: bool
+    store: FaultyS3, cache: Path, taken: list[mmap.mmap], waits: list[RangeLock], length: int, is_flipped: bool
 ) -> None:
     first, second = (opened(store.options, part_bytes=2 * MIB, read_ahead="whole") for _ in range(2))
     with first.open(PATH) as ahead, second.open(PATH) as waiting, ThreadPoolExecutor(1) as pool:
@@ -234,9 +236,10 @@ def test_what_somebody_else_fetches_ahead_stays_in_the_cache_until_it_is_read(
         assert ahead.read(1000) == CONTENT[2 * MIB : 2 * MIB + 1000]
         of_first = len(taken)
         eventually(lambda: store.gets - asked == of_first, what="all of it is on its way")
+        waits.clear()
         waiting.seek(3 * MIB)
         begun = pool.submit(waiting.read, length)
-        eventually(lambda: of_first < len(taken) == len(waits), what="it waits for all of it")
+        eventually(lambda: 0 < len(waits) == len(taken) - of_first, what="it waits for all of it")
         store.goes_on.set()
         assert begun.result() == CONTENT[3 * MIB : 3 * MIB + length]
         folder = CacheFolder(cache, 100 * MIB)
