@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from holdshort.jobs import Client, Settings
-from holdshort.jobs.broker.broker import Broker as Publisher
 from support.brokers import KINDS, Broker, EmbeddedBroker, RabbitServer, RedisServer
 from support.holdshort import Processes, settings_for
 from support.servers import GcsEmulator, SeaweedServer
@@ -97,7 +96,7 @@ def _server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bro
         broker.close() if isinstance(broker, RabbitServer) else broker.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     yield from _server("embedded", tmp_path_factory)
 
@@ -114,18 +113,16 @@ def redis_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture(params=KINDS)
 def broker(request: pytest.FixtureRequest) -> Broker:
-    """Each of the brokers in turn; whoever kills it starts it again."""
-    return request.getfixturevalue(f"{request.param}_broker")
+    """Each of the brokers in turn, with nothing of earlier tests; whoever kills it starts it again."""
+    found: Broker = request.getfixturevalue(f"{request.param}_broker")
+    found.forget()
+    return found
 
 
 @pytest.fixture
 def settings(tmp_path: Path, broker: Broker) -> Settings:
-    """A store of the test's own, on a broker that is emptied first."""
-    found = settings_for(tmp_path, broker.url)
-    publisher = Publisher(found)
-    publisher.purge("embed")
-    publisher.close()
-    return found
+    """A store of the test's own."""
+    return settings_for(tmp_path, broker.url)
 
 
 @pytest.fixture

@@ -75,11 +75,7 @@ def test_an_urgent_job_overtakes_a_bulk_job_within_two_quanta(settings: Settings
 
 @pytest.fixture
 def slow(tmp_path: Path, embedded_broker: Broker) -> Settings:
-    settings = settings_for(tmp_path, embedded_broker.url, pools=SLOW, quantum_s=5.0)
-    publisher = Publisher(settings)
-    publisher.purge("embed")
-    publisher.close()
-    return settings
+    return settings_for(tmp_path, embedded_broker.url, pools=SLOW, quantum_s=5.0)
 
 
 @pytest.fixture

@@ -10,6 +10,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import kombu
+import redis
+
+from holdshort.jobs.broker.broker import queue_name
 from support.ports import free_ports
 from support.servers import Server
 from support.waiting import eventually
@@ -34,6 +38,9 @@ class EmbeddedBroker:
 
     def kill(self) -> None:
         """There is no process."""
+
+    def forget(self) -> None:
+        """Nothing to forget: each test has a broker of its own."""
 
     def wipe(self) -> None:
         """Lose all data. Nobody may be connected."""
@@ -72,6 +79,11 @@ class RedisServer(Server):
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+    def forget(self) -> None:
+        """Drop all messages, also those that a killed worker of an earlier test holds."""
+        with redis.Redis(port=self._port) as client:
+            client.flushall()
 
     def wipe(self) -> None:
         """Lose all data."""
@@ -142,6 +154,11 @@ class RabbitServer(Server):
                 return connection.recv(1) == b"\x01"
         except OSError:
             return False
+
+    def forget(self) -> None:
+        """Drop all messages, also those that a killed worker of an earlier test holds: a purge would leave them."""
+        with kombu.Connection(self.url) as connection:
+            connection.channel().queue_delete(queue_name("embed"))
 
     def wipe(self) -> None:
         """Lose all data."""

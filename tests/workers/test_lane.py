@@ -16,7 +16,6 @@ from urllib.request import urlopen
 import pytest
 
 from holdshort.jobs import BatchInferenceJob, Client, Settings
-from holdshort.jobs.broker.broker import Broker as Publisher
 from holdshort.jobs.presence import Beat, alive
 from holdshort.jobs.settings import PoolSettings
 from holdshort.storage.errors import SettingsError
@@ -307,9 +306,6 @@ def test_a_live_request_on_another_host_stops_the_work_here_and_a_broker_that_is
         tmp_path, broker.url, pools={"embed": pool}, trace_folder=tmp_path / "trace", lane_fanout=True, quantum_s=60.0
     )
     there = here.model_copy(update={"lane_folder": tmp_path / "other-host"})
-    publisher = Publisher(here)
-    publisher.purge("embed")
-    publisher.close()
     processes = Processes(tmp_path, here)
     (source,) = open_sources(there, "gateway")
     try:
