@@ -42,7 +42,7 @@ def run(*, documents: int, seconds: float, output: Path, folder: Path | None, js
     described = machine()
     if warning := busy_warning(described):
         note(warning)
-    with _leaving_cleanly(), place as root, Stage(Path(root), threads=_threads()) as stage:
+    with _leaving_cleanly(), place as root, Stage(Path(root), threads=described["chat_threads"]) as stage:
         shown = show(stage, documents=documents, seconds=seconds, say=note)
         if folder is not None:
             note(state(stage.folder))
@@ -75,12 +75,6 @@ def _leaving_cleanly() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _threads() -> int:
-    from .show import THREADS
-
-    return THREADS
 
 
 def _check_extra() -> None:

@@ -140,11 +140,12 @@ def measured_on(described: dict[str, Any]) -> list[str]:
 
 def busy_warning(described: dict[str, Any]) -> str:
     """What to say before it begins if others are at work here; else ""."""
-    if described["load_1m"] <= _BUSY_LOAD * described["cores"]:
+    if not _is_busy(described["load_1m"], described["cores"]):
         return ""
     return (
         f"The machine is busy (load average {described['load_1m']:.2f} on {described['cores']} cores): the "
-        f"figures, the chat's alone too, will be worse and less even than they could be."
+        f"figures, the chat's alone too, will be worse and less even than they could be. The chatbot takes "
+        f"one thread, since several would wait for each other."
     )
 
 
@@ -153,16 +154,23 @@ def machine() -> dict[str, Any]:
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
     )
+    cores, load_1m = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 2)
+    threads = 1 if _is_busy(load_1m, cores) else THREADS
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load_1m": round(os.getloadavg()[0], 2),
+        "load_1m": load_1m,
         "packages": versions(),
         "models": "SmolLM2-135M-Instruct Q4_1; all-MiniLM-L6-v2 int8",
-        "chat": f"{THREADS} threads, {TOKENS} tokens, bursts of {BURST}, {IDLE_S:g} s apart, seed {SEED}",
+        "chat_threads": threads,
+        "chat": f"--threads {threads}, {TOKENS} tokens, bursts of {BURST}, {IDLE_S:g} s apart, seed {SEED}",
     }
+
+
+def _is_busy(load_1m: float, cores: int) -> bool:
+    return load_1m > _BUSY_LOAD * cores
 
 
 def versions() -> dict[str, str | None]:

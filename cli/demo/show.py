@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SEED = 20261124
 THREADS = 2
+"""Of the chatbot, where it has the machine to itself: they wait for each other at every step, so one that others keep
+from its core keeps them all."""
 TOKENS = 32
 BURST = 4
 IDLE_S = 2.5
@@ -108,9 +110,9 @@ def show(stage: Stage, *, documents: int, seconds: float, say: Callable[[str], N
     model = stage.model()
     asks = _calibrated(model, shown, seconds)
     say(
-        f"   the chatbot: SmolLM2-135M-Instruct, {THREADS} threads, {shown.answer_s:.2f} s for {TOKENS} tokens; "
-        f"{len(asks)} requests in bursts of {BURST}, the same in each phase (seed {SEED}); they keep it busy for "
-        f"{shown.offered_share:.0%} of the time"
+        f"   the chatbot: SmolLM2-135M-Instruct, --threads {stage.threads}, {shown.answer_s:.2f} s for {TOKENS} "
+        f"tokens; {len(asks)} requests in bursts of {BURST}, the same in each phase (seed {SEED}); they keep it busy "
+        f"for {shown.offered_share:.0%} of the time"
     )
     if shown.offered_share > _FULL:
         say("   that is more than the chatbot can well serve here, even alone: all its figures will be bad")

@@ -32,7 +32,7 @@ class Stage:
 
     def __init__(self, folder: Path, *, threads: int, options: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
-        self._threads = threads
+        self.threads = threads
         self._ended = ExitStack()
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "holdshort.toml"
@@ -60,7 +60,7 @@ class Stage:
 
     def model(self) -> str:
         """Start the chatbot's server; returns its URL."""
-        command = ("models", "serve", "smollm2", "--port", "0", "--threads", str(self._threads), "--json")
+        command = ("models", "serve", "smollm2", "--port", "0", "--threads", str(self.threads), "--json")
         return self._listening("model", [*_HOLDSHORT, *command, "--with-parent"])
 
     def gateway(self, upstream: str) -> str:

@@ -107,11 +107,15 @@ class Relay:
                 stop.wait(_BACKOFF_S)
 
     def leave(self, *, has_successor: bool) -> None:
-        """Say goodbye, or leave everything as it is for a successor, so that no hold is let go in between."""
+        """Say goodbye; or hold, and beat until this process is no more, so that a successor finds no hold let go."""
+        if has_successor:
+            for source in self._sources:
+                source.hold(_ASKS)
+            return
         self._is_leaving.set()
         for source in self._sources:
-            source.forget() if has_successor else source.close()
-        self._remotes.forget() if has_successor else self._remotes.close()
+            source.close()
+        self._remotes.close()
 
     # -- inside ------------------------------------------------------------------------------------------
 

@@ -101,12 +101,6 @@ class Remotes:
         for key, remote in list(self._known.items()):
             self._drop(key, remote)
 
-    def forget(self) -> None:
-        """Leave everything as it is, for the next relay to take over."""
-        for remote in self._known.values():
-            if remote.source is not None:
-                remote.source.forget()
-
     # -- inside ------------------------------------------------------------------------------------------
 
     def _take_in(self, key: Key, text: wire.Words, said: wire.SaidWord) -> None:

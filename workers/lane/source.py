@@ -165,10 +165,6 @@ class Source:
                 self._join()
                 os.close(before)
 
-    def forget(self) -> None:
-        """Let go without a word, and leave the map as it is."""
-        self._closed = True
-
     def disown(self) -> None:
         """Let go in a forked child of what it only inherited: an open map would let its owner seem alive."""
         self._lock = threading.Lock()
