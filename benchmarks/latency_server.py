@@ -1,6 +1,6 @@
 """An object store on loopback that is as slow as a far one: loopback alone hides all that matters for reads.
 
-    python benchmarks/latency_server.py FIRST_BYTE_MS MB_PER_S_PER_CONNECTION FILE
+    python benchmarks/latency_server.py FIRST_BYTE_MS MB_PER_S_PER_CONNECTION FILE [MB_PER_S_IN_ALL]
 
 It serves FILE under every name to S3 clients (path style, any credentials) and to those of Google Cloud Storage (JSON
 API), with ranges, and prints its port; under a name with "-of-N-bytes" at its end only the first N bytes of it. What is
@@ -24,6 +24,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _CHUNK = 256 * 1024
+_LATE_S = 0.01
+"""Whoever wakes up late by so much finds the line as if they had not."""
 _RANGE = re.compile(rb"range: *bytes=(\d+)-(\d*)", re.IGNORECASE)
 _SIZE = re.compile(rb"-of-(\d+)-bytes")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -63,7 +65,44 @@ class Stats:
         return json.dumps(told).encode()
 
 
-def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, per_s: float, stats: Stats) -> None:
+class Line:
+    """What all connections share.
+
+    Args:
+        per_s: bytes a second, of all together; inf for as many as the machine manages.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def pass_on(self, length: int) -> float:
+        """So many bytes more are under way; returns when (time.perf_counter) the last of them will be through."""
+        with self._lock:
+            self._free_at = max(self._free_at, time.perf_counter() - _LATE_S) + length / self._per_s
+            return self._free_at
+
+
+class Passage:
+    """The bytes of one request on their way, no faster than its connection and the line may."""
+
+    def __init__(self, per_s: float, line: Line) -> None:
+        self._per_s = per_s
+        self._line = line
+        self._through_at = time.perf_counter()
+
+    def passed(self, length: int) -> None:
+        """So many more were moved; wait until they may have been."""
+        self._through_at += length / self._per_s
+        early_s = max(self._through_at, self._line.pass_on(length)) - time.perf_counter()
+        if early_s > 0.002:
+            time.sleep(early_s)
+
+
+def serve(
+    connection: socket.socket, file: int, size: int, first_byte_s: float, per_s: float, line: Line, stats: Stats
+) -> None:
     """Answer the requests of one connection."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     waiting = b""
@@ -81,7 +120,7 @@ def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, 
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told))
                 continue
             if method in (b"PUT", b"POST", b"DELETE"):
-                waiting = take(connection, method, target, head, waiting, first_byte_s, per_s, stats)
+                waiting = take(connection, method, target, head, waiting, first_byte_s, Passage(per_s, line), stats)
                 continue
             time.sleep(first_byte_s)
             sized = _SIZE.search(target)
@@ -90,7 +129,7 @@ def serve(connection: socket.socket, file: int, size: int, first_byte_s: float, 
             if asked is not None and asked[4] is None:
                 tell(connection, asked, shown, stats)
                 continue
-            answer(connection, method, _RANGE.search(head), file, shown, per_s, stats)
+            answer(connection, method, _RANGE.search(head), file, shown, Passage(per_s, line), stats)
 
 
 def tell(connection: socket.socket, asked: re.Match[bytes], size: int, stats: Stats) -> None:
@@ -116,7 +155,7 @@ def answer(
     span: re.Match[bytes] | None,
     file: int,
     size: int,
-    per_s: float,
+    passage: Passage,
     stats: Stats,
 ) -> None:
     """Send the file, or a range of it, no faster than one connection may."""
@@ -133,12 +172,11 @@ def answer(
         return
     stats.begin(length)
     try:
-        sent, began = 0, time.perf_counter()
+        sent = 0
         while sent < length:
-            sent += os.sendfile(connection.fileno(), file, first + sent, min(_CHUNK, length - sent))
-            early_s = sent / per_s - (time.perf_counter() - began)
-            if early_s > 0.002:
-                time.sleep(early_s)
+            more = os.sendfile(connection.fileno(), file, first + sent, min(_CHUNK, length - sent))
+            sent += more
+            passage.passed(more)
     finally:
         stats.end()
 
@@ -150,7 +188,7 @@ def take(
     head: bytes,
     waiting: bytes,
     first_byte_s: float,
-    per_s: float,
+    passage: Passage,
     stats: Stats,
 ) -> bytes:
     """Receive a body no faster than one connection may, and answer; returns what came behind it."""
@@ -159,7 +197,7 @@ def take(
     length = int(found[1]) if (found := _LENGTH.search(head)) else 0
     stats.begin(length)
     try:
-        got, began, room = min(length, len(waiting)), time.perf_counter(), bytearray(_CHUNK)
+        got, room = min(length, len(waiting)), bytearray(_CHUNK)
         waiting = waiting[got:]
         while got < length:
             # Told to, the system throws away what came without a copy.
@@ -167,9 +205,7 @@ def take(
             if not more:
                 raise ConnectionError
             got += more
-            early_s = got / per_s - (time.perf_counter() - began)
-            if early_s > 0.002:
-                time.sleep(early_s)
+            passage.passed(more)
         time.sleep(first_byte_s)
         status, extra, body = b"200 OK", b'ETag: "one"\r\n', b""
         if b"uploadType=resumable" in target:
@@ -190,16 +226,17 @@ def take(
     return waiting
 
 
-def main(first_byte_ms: str, mb_per_s: str, path: str) -> None:
+def main(first_byte_ms: str, mb_per_s: str, path: str, mb_per_s_in_all: str = "inf") -> None:
     """Listen until killed."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     file, size, stats = os.open(path, os.O_RDONLY), Path(path).stat().st_size, Stats()
+    line = Line(float(mb_per_s_in_all) * 1e6)
 
     def one(connection: socket.socket) -> None:
         with suppress(OSError):  # the client may leave
-            serve(connection, file, size, float(first_byte_ms) / 1000, float(mb_per_s) * 1e6, stats)
+            serve(connection, file, size, float(first_byte_ms) / 1000, float(mb_per_s) * 1e6, line, stats)
 
     while True:
         connection, _ = listener.accept()
@@ -207,6 +244,6 @@ def main(first_byte_ms: str, mb_per_s: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
     main(*sys.argv[1:])

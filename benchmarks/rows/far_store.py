@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -25,15 +26,19 @@ _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @contextmanager
-def store(size: int) -> Iterator[str]:
-    """A store whose objects all have this size; yields its URL."""
+def store(size: int, line_mb_per_s: float = math.inf) -> Iterator[str]:
+    """A store whose objects all have this size; yields its URL.
+
+    Args:
+        line_mb_per_s: what all connections together may do.
+    """
     with tempfile.NamedTemporaryFile(dir=_MEMORY) as file:
         part = random.Random(SEED).randbytes(MIB)
         for _ in range(size // MIB):
             file.write(part)
         file.write(part[: size % MIB])
         file.flush()
-        with _serving(file.name) as endpoint:
+        with _serving(file.name, line_mb_per_s) as endpoint:
             yield endpoint
 
 
@@ -48,9 +53,9 @@ def store_of(file: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _serving(path: str) -> Iterator[str]:
+def _serving(path: str, line_mb_per_s: float = math.inf) -> Iterator[str]:
     # Not in our group: Ctrl-C is ours to answer, and what runs then still has to read its figures.
-    command = [sys.executable, str(_SERVER), str(FIRST_BYTE_MS), str(MB_PER_S), path]
+    command = [sys.executable, str(_SERVER), str(FIRST_BYTE_MS), str(MB_PER_S), path, str(line_mb_per_s)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert server.stdout is not None
