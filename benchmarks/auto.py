@@ -8,9 +8,9 @@ traces, and for real for those that don't take long, each arm in processes of it
 own in each repeat, with the machine's memory in hand: a virtual one takes up to ten times as long to write a file for
 the first time. Seconds are what all processes of a trace waited.
 
-It is measured over two lines. One carries 500 MB/s, as much for each core as a large GPU machine has, so that what
-takes time is the network, as in the model. The other carries what loopback does: then two cores, with the store on
-them, are what takes time, which the model does not know. Both take about 50 minutes, with --quick 16.
+It is measured over a line that carries 500 MB/s, about as much for each core as a large GPU machine has, so that what
+takes time is the network, as in the model: about 25 minutes, with --quick 8. `--line inf` is loopback: there two cores,
+with the store on them, are what takes time, which the model does not know.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ MEASURED = (
     "in_order_once", "shards_in_every_epoch", "ranges_at_once", "columns_of_tables", "weights_by_one",
     "one_file_by_all_ranks", "shards_by_tarfile", "epochs_by_workers", "tables_by_pandas", "batches_by_pyarrow",
 )  # fmt: skip
-LINES = (500.0, math.inf)
-"""Megabytes a second that all connections together may do."""
+LINE_MB_PER_S = 500.0
+"""What all connections together may do."""
 SEED = 20261124
 _TOUCHED_BYTES = 2048 * far_store.MIB  # what a trace reads, kept, and read ahead
 
@@ -53,14 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="measure once")
     parser.add_argument("--trace", action="append", help="measure this one only")
-    parser.add_argument("--line", type=float, action="append", help="measure over this one only (inf: loopback)")
+    parser.add_argument("--line", type=float, action="append", help="MB/s (default: 500)")
     parser.add_argument("--arm", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.arm:
         trace, profile, endpoint = given.arm
         sys.stdout.write(json.dumps(replay(TRACES[trace](), profile, far_store.options(endpoint))))
         return
-    lines = given.line or LINES
+    lines = given.line or [LINE_MB_PER_S]
     traces: dict[str, Any] = {name: {"events": len(make()), **modelled(name, World())} for name, make in TRACES.items()}
     for line in lines:
         world = World(line=min(World.line, line * 1e6))
