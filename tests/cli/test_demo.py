@@ -184,6 +184,16 @@ def test_a_picture_is_drawn_of_an_empty_run_too(tmp_path: Path) -> None:
     assert (tmp_path / "lane.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("load", "threads"), [(0.0, 2), (100_000.0, 1)])
+def test_on_a_busy_machine_the_chatbot_takes_one_thread(
+    monkeypatch: pytest.MonkeyPatch, load: float, threads: int
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    described = machine()
+    assert described["chat_threads"] == threads
+    assert ("one thread" in busy_warning(described)) == (threads == 1)
+
+
 @pytest.mark.slow
 def test_the_demo_runs_and_writes_its_picture_and_page(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -13,8 +13,11 @@ import pytest
 
 from holdshort.jobs import Settings
 from holdshort.storage.errors import LaneError
-from holdshort.workers.lane.relay import relay_is_there
+from holdshort.workers.lane.place import LanePlace
+from holdshort.workers.lane.reader import LaneReader
+from holdshort.workers.lane.relay import Relay, relay_is_there
 from holdshort.workers.lane.relay_process import RelayProcess
+from holdshort.workers.lane.verdict import BEAT_S, MISSED_BEATS
 from support.brokers import Broker
 from support.holdshort import settings_for
 from support.lane_hosts import Host, LaneProcess, Samples
@@ -90,6 +93,21 @@ def test_another_relay_takes_over_from_a_killed_one_without_letting_go_of_a_hold
 
 def test_another_relay_takes_over_from_one_that_leaves(redis_hosts: tuple[Host, Host]) -> None:
     _take_over(*redis_hosts, lambda relay: relay.quit())
+
+
+def test_a_relay_that_leaves_to_another_one_beats_until_its_process_ends(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, f"embedded://{tmp_path}/broker.db")
+    place = LanePlace.of(settings)
+    relay = Relay(settings, place)
+    try:
+        relay.leave(has_successor=True)
+        left = time.monotonic()
+        eventually(lambda: time.monotonic() > left + 1.5 * MISSED_BEATS * BEAT_S, what="one that is silent is lost")
+        reading = LaneReader(place, "embed", signal_loss_timeout_s=60.0).reading()
+        assert reading.signal == "hold"
+        assert not reading.is_lost
+    finally:
+        relay.leave(has_successor=False)
 
 
 def test_a_signal_to_all_processes_of_a_service_does_not_end_the_relay_before_its_worker(
