@@ -25,10 +25,10 @@ _FLIGHTS_AT, _PIN_AT = 2**48, 2**49
 _PIN_PATIENCE_S = 2.0
 _CHECKED_BLOCKS = 256
 _GROUP_BYTES = GROUP_BLOCKS * BLOCK_BYTES
-_STEP_BYTES = 2 * _GROUP_BYTES
-"""So much is read at once, so that it still is in the processor's cache when it is summed up: that is three times as
-fast then."""
-_SHARED_STEPS = 4
+_PIECE_BYTES = 256 * 1024
+"""So much of a group is read at once, so that it still is in the processor's cache when it is summed up: that takes a
+quarter less time than with 1 MiB, and far less than with all of it."""
+_SHARED_STEPS = 8
 """Fewer are read sooner than another thread wakes up."""
 _MAP_NORESERVE = 0x4000  # Linux; the module has no name for it before Python 3.13
 
@@ -117,7 +117,7 @@ class CachedObject:
         groups = self._index.groups(*blocks_around(start, end))
         if groups is None:
             return False
-        begins = [max(start, at) for at in range(start - start % _STEP_BYTES, end, _STEP_BYTES)]
+        begins = [max(start, at) for at in range(start - start % _GROUP_BYTES, end, _GROUP_BYTES)]
         steps = list(pairwise([*begins, end]))
         are_right: list[bool] = []
         failed: list[OSError] = []
@@ -125,7 +125,8 @@ class CachedObject:
         def some(steps: Sequence[tuple[int, int]]) -> int:
             try:
                 for at, until in steps:  # all of them: all that is wrong is to be found
-                    are_right.append(self._read_step(at, into[at - start : until - start], groups))
+                    step = into[at - start : until - start]
+                    are_right.append(self._read_group(at, step, groups) or self._read_blocks(at, step, groups))
             except OSError as error:
                 failed.append(error)
             return 0
@@ -205,11 +206,22 @@ class CachedObject:
         # By its descriptor, since its name may be gone by now.
         return Path(f"/proc/self/fd/{self._fd}")
 
-    def _read_step(self, start: int, into: memoryview, groups: Groups) -> bool:
+    def _read_group(self, start: int, into: memoryview, groups: Groups) -> bool:
+        """Fill a buffer, if that takes a whole group whose sum is known, and right: nearly all of a large read is."""
+        known = None if start % _GROUP_BYTES else groups.get(start // BLOCK_BYTES)
+        if known is None or (len(into) < _GROUP_BYTES and start + len(into) < self.subject.size):
+            return False
+        fd, begin, found = self._fd, self._data_at + start, 0
+        for at in range(0, len(into), _PIECE_BYTES):
+            piece = into[at : at + _PIECE_BYTES]
+            if os.preadv(fd, [piece], begin + at) != len(piece):
+                return False
+            found = crc32c(piece, found)
+        return found == known
+
+    def _read_blocks(self, start: int, into: memoryview, groups: Groups) -> bool:
         """See read_into; all of it should be there."""
         end = start + len(into)
-        if self._read_groups(start, into, groups):
-            return True
         first, last = blocks_around(start, end)
         begin, stop = first * BLOCK_BYTES, min(last * BLOCK_BYTES, self.subject.size)
         inner, until = self.whole(start, end) or (stop, stop)
@@ -228,19 +240,6 @@ class CachedObject:
         if after:
             into[until - start :] = pieces[2][: end - until]
         return is_right
-
-    def _read_groups(self, start: int, into: memoryview, groups: Groups) -> bool:
-        """As _read_step, for what nearly all of a large read is: groups whose sums are known, and right."""
-        end = start + len(into)
-        if start % _GROUP_BYTES or (end % _GROUP_BYTES and end != self.subject.size):
-            return False
-        sums = [groups.get(block) for block in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES), GROUP_BLOCKS)]
-        if None in sums or os.preadv(self._fd, [into], self._data_at + start) != len(into):
-            return False
-        return all(
-            crc32c(into[at : at + _GROUP_BYTES]) == known
-            for at, known in zip(range(0, len(into), _GROUP_BYTES), sums, strict=True)
-        )
 
     def _read(self, start: int, pieces: Sequence[memoryview]) -> bool:
         """Fill buffers, one after another, from the file; False if it ends before."""
