@@ -31,10 +31,10 @@ def main(row: str, told: str) -> None:
     before_mib = from_now()
     says.write("ready\n")
     sys.stdin.readline()
-    usage, began = _cpu_s(), time.perf_counter()
+    usage, began = cpu_s(), time.perf_counter()
     done = work()
-    seconds, cpu_s = time.perf_counter() - began, _cpu_s() - usage
-    found: dict[str, Any] = {"seconds": seconds, "cpu_s": cpu_s, **(done if isinstance(done, dict) else {"got": done})}
+    seconds, busy_s = time.perf_counter() - began, cpu_s() - usage
+    found: dict[str, Any] = {"seconds": seconds, "cpu_s": busy_s, **(done if isinstance(done, dict) else {"got": done})}
     found.update(memory(before_mib, found.pop("kept", 0)), budget_mib=budget)
     says.write(json.dumps(found) + "\n")
 
@@ -59,7 +59,8 @@ def _status_mib(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
+    """What this process and its children that have ended have taken of processors."""
     found = [resource.getrusage(who) for who in _WHO]
     return sum(each.ru_utime + each.ru_stime for each in found)
 
