@@ -19,10 +19,13 @@ def ls(json: AsJson = False) -> None:
     Example: `holdshort cache ls`
     """
     from ..profiles.sizing import size
+    from ..storage.caching.place import cache_folder
     from ..storage.caching.tending import existing
     from .output import ago, note, print_json, print_table
 
     caches = existing()
+    folder, named_by = cache_folder()
+    where = f"{folder.parent} ({named_by})" if named_by else f"{folder}"
     found = [(cache, entry) for cache in caches for entry in cache.entries()]
     found.sort(key=lambda each: -each[1].use.last_s)
     if json:
@@ -46,7 +49,7 @@ def ls(json: AsJson = False) -> None:
             )
             for _, e in found
         ],
-        empty="Nothing is cached.",
+        empty=f"Nothing is cached in {where}.",
     )  # fmt: skip
     for cache in caches:
         held = sum(e.held_bytes for at, e in found if at is cache)

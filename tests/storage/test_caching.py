@@ -599,7 +599,7 @@ def test_the_commands_list_verify_and_prune(store: FaultyS3, cache: Path, tmp_pa
     assert "removed 0 objects" in run("prune", "--unused-for", "1h").out
     assert len(_files(cache)) == 1
     assert run("prune", "--all", "--json").json["removed"]
-    assert "Nothing is cached." in run("ls").err
+    assert f"Nothing is cached in {cache.parent} (HOLDSHORT_CACHE)." in " ".join(run("ls").err.split())
     assert "one of --to, --unused-for or --all" in run("prune", code=2).err
     assert "'many' is no size" in run("prune", "--to", "many", code=2).err
 
