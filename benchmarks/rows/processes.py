@@ -25,19 +25,19 @@ _BENCHMARKS = Path(__file__).parent.parent
 
 def moved(row: str, arm: str, endpoint: str, **given: Any) -> Run:
     """One process of an arm, with an empty cache: its figures, and what it moved by those of the store."""
-    touch(given["size"])
     with tempfile.TemporaryDirectory() as cache:
-        (run,) = started(row, arm, endpoint=endpoint, cache=cache, **given)
+        (run,) = started(row, arm, endpoint=endpoint, cache=cache, touched=given["size"], **given)
     told = {**run, **stats(endpoint)}
     return {**told, "mb_per_s": run["got"] / run["seconds"] / 1e6, "fetched": told["bytes"] / run["got"]}
 
 
-def started(row: str, arm: str, *, count: int = 1, cache: str, **given: Any) -> list[Run]:
+def started(row: str, arm: str, *, count: int = 1, cache: str, touched: int = 0, **given: Any) -> list[Run]:
     """So many processes, which begin at once when all are ready. Raises ArmDied if one of them fails.
 
     Args:
         row: the module of this package whose ARMS has the arm.
         cache: the folder that caches are in.
+        touched: so many bytes of memory are in hand when they begin.
     """
     told = [json.dumps({"arm": arm, "cache": cache, "number": number, **given}) for number in range(count)]
     commands = [[sys.executable, "-m", "rows.child", row, each] for each in told]
@@ -46,6 +46,7 @@ def started(row: str, arm: str, *, count: int = 1, cache: str, **given: Any) -> 
         for process in processes:
             if _line(process) != "ready\n":
                 raise ArmDied(_last_words(process, errors))
+        touch(touched)
         if "endpoint" in given:
             stats(given["endpoint"])
         for process in processes:
@@ -66,7 +67,7 @@ def together(runs: Sequence[Run]) -> Run:
 
 
 def touch(size: int) -> None:
-    """Have the machine's memory in hand: on a virtual one, what nobody has used for a while takes long to come."""
+    """Have the machine's memory in hand: on a virtual one, what was free for two seconds may take long to come."""
     with tempfile.TemporaryFile() as file:
         for _ in range(0, size, 8 * MIB):
             file.write(bytes(8 * MIB))
