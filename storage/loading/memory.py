@@ -25,8 +25,8 @@ Bytes = Callable[[int, int], None]
 """Told how many bytes are at hand by now, and how many were asked for; by one thread at a time."""
 
 _PART_BYTES = 8 * MIB
-"""Four times as large as pays for the first byte alone, since a request costs two cores 0.7 ms: 1 GiB takes 1.2 s by
-these and 1.5 by parts of 2 MiB. Larger ones gain no more, and are harder to share with other replicas."""
+"""Four times as large as pays for the first byte alone, since a request costs 0.7 ms of a core here: 1 GiB takes 1.2 s
+by these and 1.5 by parts of 2 MiB. Larger ones gain no more, and are harder to share with other replicas."""
 _LOOKERS, _LOOKED_BLOCKS = 4, 32 * MIB // BLOCK_BYTES
 """Threads that compare blocks with their sums, which needs no lock of the interpreter, and how many at a time."""
 _PATIENCES_S = (0.0, 30.0, 30.0)
