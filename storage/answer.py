@@ -15,8 +15,8 @@ from collections.abc import Callable
 _LEAST_BYTES, _MOST_BYTES = 64 * 1024, 1024 * 1024
 _END_BYTES = 640 * 1024
 _SLOW_S = 0.1
-"""A call that took longer is followed by smaller ones: whoever waits for the next byte is not to wait for many. So that
-half a hundred connections still make few calls where they have one gigabyte per second together, it is no less."""
+"""A call that took longer is followed by smaller ones: whoever waits for the next byte is not to wait for many. Where
+48 connections share 1 GB/s, 1 MiB takes each of them 50 ms; smaller calls would only make a busy machine busier."""
 
 
 class Answer(http.client.HTTPResponse):
