@@ -14,8 +14,8 @@ from ...profiles.access import MIB, Access
 from ..caching.cached import CachedObject, private
 from ..caching.layout import BLOCK_BYTES, blocks_around
 from ..caching.through import CachedSource
-from ..reading.buffers import fresh
 from ..reading.fetching import Fetcher
+from ..reading.heap import fresh
 from ..reading.origin import Abandoned, Source
 from ..reading.ranges import coalesced, parts
 

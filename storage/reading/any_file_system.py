@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from ..answer import Space
 from ..backends import lacks_credentials
 from ..errors import ObjectChanged, StoreUnavailable
 from ..sources import version_of
@@ -25,12 +26,16 @@ class AnyFileSystem:
         version = self._version(path)
         return version, self._get(path, 0, min(length, version.size)) if version.size else b""
 
-    def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
+    def read_into(self, path: str, version: Version, start: int, into: Space, progress: Progress) -> None:
         data = self._get(path, start, start + len(into))
         if len(data) != len(into) or self._version(path) != version:
             raise ObjectChanged(path)
-        into[:] = data
-        progress(len(data))
+        got = 0
+        while got < len(data):
+            piece = into[got : len(data)]
+            piece[:] = data[got : got + len(piece)]
+            got += len(piece)
+        progress(got)
 
     def close(self) -> None:
         return None

@@ -5,17 +5,14 @@ Where the system has them, huge pages make even the first use cheap: 4 faults fo
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
+
+from .heap import fresh
 
 _ROUND = 256 * 1024
-_HUGE = 2 * 2**20
 _SURE_BYTES = 64 * 2**20
 
 
@@ -72,6 +69,16 @@ class Buffers:
         """Bytes that were admitted are not kept any more."""
         with self._lock:
             self._taken_bytes -= length
+            self._lock.notify_all()
+
+    def admit_read(self, length: int) -> bool:
+        """As `admit`, of what is fetched ahead, to which part of the budget is never given."""
+        with self._lock:
+            if self._taken_bytes + length > self._for_reads:
+                return False
+            self._taken_bytes += length
+            self._drop_idle(self._taken_bytes + self._idle_bytes - self.most_bytes)
+            return True
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """Nobody looks at it any more."""
@@ -110,61 +117,4 @@ def buffers_of_process(most_bytes: int) -> Buffers:
     if found is None:
         _of_process.clear()
         found = _of_process[os.getpid()] = Buffers(most_bytes)
-    return found
-
-
-@cache
-def _unwritten() -> Callable[[None, int], bytes]:
-    """PyBytes_FromStringAndSize(NULL, length): bytes "the contents of which are uninitialized", says Python's C API."""
-    import ctypes
-
-    make = ctypes.pythonapi.PyBytes_FromStringAndSize
-    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
-    return make
-
-
-def fresh(size: int) -> mmap.mmap:
-    """Memory of zeros, on huge pages where there are some."""
-    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= _HUGE:
-        with suppress(OSError, AttributeError):  # only a wish
-            found.madvise(mmap.MADV_HUGEPAGE)
-    return found
-
-
-def filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
-    """Bytes that are made where they stay: `fill` writes all of them, and no copy is taken."""
-    # BytesIO lets its bytes be written as long as nobody else has them, and hands them out as they are. bytes(length)
-    # would write zeros first, which takes a quarter of what reading them from the page cache does.
-    whole = io.BytesIO(_unwritten()(None, length))
-    with whole.getbuffer() as view:
-        if length >= 2 * _HUGE:
-            _on_huge_pages(view)
-        fill(view)
-    return whole.getvalue()
-
-
-def _on_huge_pages(memory: memoryview) -> None:
-    """Ask the system for huge pages under memory that is about to be written; only a wish.
-
-    Of 32 MB on fresh memory, the copy takes 5 ms instead of 20 then, and on memory that was used before 3 instead of 4.
-    """
-    import ctypes
-
-    advise = _madvise()
-    if advise is not None:
-        begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        first, last = -(-begin // _HUGE) * _HUGE, (begin + len(memory)) // _HUGE * _HUGE  # none of anybody else
-        advise(first, last - first, mmap.MADV_HUGEPAGE)
-
-
-@cache
-def _madvise() -> Callable[[int, int, int], int] | None:
-    """The system's call, for memory that isn't an mmap object of Python's; None where there is none."""
-    import ctypes
-
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    found = ctypes.CDLL(None).madvise
-    found.restype, found.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return found

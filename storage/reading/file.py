@@ -12,8 +12,8 @@ from typing import Any
 from ...profiles.access import MIB, Access
 from ..errors import ObjectChanged
 from .ahead import ReadAhead
-from .buffers import filled
 from .fetching import Fetcher
+from .heap import filled
 from .origin import Source, Version
 from .ranges import EDGE_BYTES, spread
 from .window import Window
@@ -94,7 +94,7 @@ class ObjectFile(io.BufferedIOBase):
         if 0 < length <= self._access.part_bytes and (found := self._take(position, length)) is not None:
             self._position = position + length
             return found
-        return filled(length, lambda into: self._read_all(into, position))
+        return filled(length, lambda into: self._read_all(into, position, is_for_bytes=True))
 
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(_LINES_BYTES if size < 0 else size)
@@ -153,8 +153,8 @@ class ObjectFile(io.BufferedIOBase):
             self._position, self._lines = self._lines.tell(), None
         return self._position
 
-    def _read_all(self, into: memoryview, position: int) -> None:
-        self._read_at(position, into)
+    def _read_all(self, into: memoryview, position: int, *, is_for_bytes: bool = False) -> None:
+        self._read_at(position, into, is_for_bytes=is_for_bytes)
         self._position = position + len(into)
 
     def _take(self, position: int, length: int) -> bytes | None:
@@ -163,7 +163,7 @@ class ObjectFile(io.BufferedIOBase):
             part = self._window.part_with(position, length)
             if part is None or position < len(self._head):
                 return None
-            self._ahead_of(position, length, position)
+            self._ahead_of(position, length, position, is_for_bytes=True)
             if self._ahead.is_random:
                 return None
             with self._forgetting_what_failed():
@@ -173,7 +173,7 @@ class ObjectFile(io.BufferedIOBase):
         self._tell(position, length)
         return found
 
-    def _read_at(self, position: int, into: memoryview) -> None:
+    def _read_at(self, position: int, into: memoryview, *, is_for_bytes: bool = False) -> None:
         with self._lock:
             got = 0
             if position < len(self._head):
@@ -184,7 +184,7 @@ class ObjectFile(io.BufferedIOBase):
                 self._ahead.read(position, len(into))
                 got = len(into)
             else:
-                self._ahead_of(position, len(into), at)
+                self._ahead_of(position, len(into), at, is_for_bytes=is_for_bytes)
             while got < len(into):
                 at = position + got
                 if self._window.holds(at):
@@ -197,8 +197,8 @@ class ObjectFile(io.BufferedIOBase):
             self.reads += 1
         self._tell(position, len(into))
 
-    def _ahead_of(self, position: int, length: int, missing_from: int) -> None:
-        """Begin to fetch what this read, and probably the next ones, want."""
+    def _ahead_of(self, position: int, length: int, missing_from: int, *, is_for_bytes: bool) -> None:
+        """Begin to fetch what this read, and probably the next ones, want; they want it alike."""
         until = self._ahead.read(position, length)
         if self._ahead.is_random:
             self._let_go()
@@ -211,7 +211,7 @@ class ObjectFile(io.BufferedIOBase):
             if missing_from < end - 2 * self._access.part_bytes:  # and so does so much, while what follows it comes
                 missing_from = end // EDGE_BYTES * EDGE_BYTES
         if until > missing_from:
-            self._window.extend(missing_from, until)
+            self._window.extend(missing_from, until, read_at=position, bytes_of=length if is_for_bytes else 0)
 
     @contextmanager
     def _forgetting_what_failed(self) -> Generator[None]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http.client import HTTPMessage
 from typing import Protocol
 
-from ..answer import Answer
+from ..answer import Answer, Space
 from ..connections import Broken, Connections
 from ..errors import ObjectChanged, StoreUnavailable
 from ..trying import PASSING, TOO_MUCH, Again, patiently
@@ -138,7 +138,7 @@ class HttpOrigin:
         except NotByHttp:
             return self._by_methods.first(path, length)
 
-    def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
+    def read_into(self, path: str, version: Version, start: int, into: Space, progress: Progress) -> None:
         got = 0
 
         def once() -> None:
@@ -148,14 +148,13 @@ class HttpOrigin:
                 if answer.status not in (200, 206):
                     raise self._refusal(answer, path, version)
                 self._check_range(answer, path, version, begin, end)
-                before = got
 
                 def came(more: int) -> None:
                     nonlocal got  # what has come is right, so another try goes on behind it
-                    got = before + more
+                    got = more
                     progress(got)
 
-                answer.fill(into[before:], came)
+                answer.fill(into, came, got)
             if got < len(into):
                 raise Again(f"the answer ended after {got} of {len(into)} bytes")
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..answer import Space
 from .buffers import Buffers
 
 
@@ -49,8 +50,8 @@ class Origin(Protocol):
         """What the object is now, and its first bytes, up to so many; one round trip. Raises FileNotFoundError."""
         ...
 
-    def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
-        """Fill a buffer with the bytes from `start` on.
+    def read_into(self, path: str, version: Version, start: int, into: Space, progress: Progress) -> None:
+        """Fill memory with the bytes from `start` on.
 
         Raises:
             ObjectChanged: the object is not of that version any more.
@@ -114,11 +115,11 @@ class Direct:
     def keep(self, start: int, data: memoryview) -> None:
         return None
 
-    def read_into(self, start: int, into: memoryview, progress: Progress) -> int:
+    def read_into(self, start: int, into: Space, progress: Progress) -> int:
         self._origin.read_into(self.path, self.version, start, into, progress)
         return len(into)
 
-    def read_ahead(self, start: int, into: memoryview, progress: Progress) -> tuple[int, bool]:
+    def read_ahead(self, start: int, into: Space, progress: Progress) -> tuple[int, bool]:
         return self.read_into(start, into, progress), True
 
 

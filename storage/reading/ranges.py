@@ -73,6 +73,16 @@ def part_end(start: int, part_bytes: int) -> int:
     return end - end % next(edge for edge in _EDGES if part_bytes >= edge)
 
 
+def pieces(start: int, end: int, *, read_at: int, read_bytes: int) -> list[int]:
+    """Lengths of the pieces of a part that reads of `read_bytes` will want, when one at `read_at` is followed by more.
+
+    The first and the last may be less than a read.
+    """
+    first = start + (read_at - start) % read_bytes
+    edges = sorted({start, *range(first, end, read_bytes), end})
+    return [b - a for a, b in pairwise(edges)]
+
+
 def _edge(part_bytes: int) -> int:
     """What parts of about this size begin and end with."""
     return next(edge for edge in _EDGES if part_bytes % edge == 0)

@@ -13,11 +13,13 @@ from math import isinf
 from typing import Any
 
 from ...profiles.access import KIB, Access
+from ..answer import Space
 from ..errors import ObjectChanged, SettingsError
-from .buffers import Buffers, filled
+from .buffers import Buffers
 from .family import family_began_s
 from .fetching import Fetcher
 from .file import ObjectFile
+from .heap import filled
 from .origin import Cache, Direct, Origin, Progress, Source, Version, origin_of
 from .ranges import Request, coalesced, spread
 
@@ -314,7 +316,7 @@ class _Watched:
         self._count(len(head))
         return version, head
 
-    def read_into(self, path: str, version: Version, start: int, into: memoryview, progress: Progress) -> None:
+    def read_into(self, path: str, version: Version, start: int, into: Space, progress: Progress) -> None:
         try:
             self._origin.read_into(path, version, start, into, progress)
         except ObjectChanged:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ...profiles.access import MIB
-from .buffers import Buffers, filled
 from .fetching import Fetcher
-from .origin import Abandoned, Source
-from .ranges import part_end, spread
+from .heap import filled
+from .origin import Abandoned, Direct, Progress, Source
+from .ranges import part_end, pieces, spread
+from .room import LEAST_PIECE_BYTES, Buffer, Pieces, Room, make
 
 AT_ONCE = 16
 """So many connections of 90 MB/s fill a line of 10 Gbit/s."""
@@ -20,17 +21,21 @@ _LARGE_BYTES = MIB
 
 
 class Part:
-    """A range that is on its way into a buffer. Or into the cache, if another process fetches it: then the buffer is
+    """A range that is on its way into its room. Or into the cache, if another process fetches it: then the room is
     left alone, since the first write to memory costs more than what is written there.
+
+    Args:
+        read_ahead: as Source.read_ahead of this range, into this room.
     """
 
-    def __init__(self, source: Source, start: int, end: int, buffer: mmap.mmap, buffers: Buffers) -> None:
+    def __init__(
+        self, source: Source, start: int, end: int, room: Room, read_ahead: Callable[[Progress], tuple[int, bool]]
+    ) -> None:
         self._source = source
         self.start = start
         self.end = end
-        self._buffer = buffer
-        self._buffers = buffers
-        self._view = memoryview(buffer)
+        self._room = room
+        self._read_ahead = read_ahead
         self._news = threading.Condition()
         self._came = 0
         self._is_over = False
@@ -41,12 +46,11 @@ class Part:
     def fetch(self) -> int:
         """Fetch it; returns how many bytes came from the store. Whoever reads it gets what goes wrong."""
         got = 0
-        into = self._whole()
         try:
             self._progress(0)
-            got, is_here = self._source.read_ahead(self.start, into, self._progress)
+            got, is_here = self._read_ahead(self._progress)
             self._is_elsewhere = not is_here
-            self._came = len(into)
+            self._came = self.end - self.start
         except Abandoned:
             pass
         except Exception as error:  # noqa: BLE001 - raised where it is read
@@ -55,7 +59,7 @@ class Part:
             self._is_over = True
             self._news.notify_all()
             if self._is_dropped:
-                self._give_back()
+                self._room.give_back()
         return got
 
     def copy(self, start: int, into: memoryview) -> int:
@@ -75,7 +79,11 @@ class Part:
             assert self._error is not None
             raise self._error
         length = min(wanted, came)
-        into[:length] = self._view[at : at + length]
+        got = 0
+        while got < length:
+            piece = self._room[at + got : at + length]
+            into[got : got + len(piece)] = piece
+            got += len(piece)
         return length
 
     def take(self, start: int, length: int) -> bytes:
@@ -87,7 +95,7 @@ class Part:
             raise self._error
         if self._is_elsewhere:
             return filled(length, partial(self._read_elsewhere, start))
-        return bytes(self._view[at : at + length])
+        return self._room.take(at, length)
 
     def drop(self, *, is_finished: bool) -> None:
         """Nobody wants it any more; what is still on its way is broken off.
@@ -102,7 +110,7 @@ class Part:
                 self._is_used = self._is_used or is_finished
                 self._is_dropped = True
                 if self._is_over:
-                    self._give_back()
+                    self._room.give_back()
 
     def _wait_for(self, at: int, length: int) -> None:
         """Wait until these bytes have come, or no more will."""
@@ -115,14 +123,11 @@ class Part:
                     self._news.wait()
                 self._wanted = -1
         if self._is_elsewhere and length < _LARGE_BYTES:
-            self._read_elsewhere(self.start, self._whole())
+            self._read_elsewhere(self.start, self._room[: self.end - self.start])
             self._is_elsewhere = False
 
     def _read_elsewhere(self, start: int, into: memoryview) -> None:
         self._source.read_into(start, into, lambda came: None)
-
-    def _whole(self) -> memoryview:
-        return self._view[: self.end - self.start]
 
     def _progress(self, came: int) -> None:
         if self._is_dropped and not (self._source.keeps and self._is_used):
@@ -131,10 +136,6 @@ class Part:
         if 0 <= self._wanted <= came:
             with self._news:
                 self._news.notify_all()
-
-    def _give_back(self) -> None:
-        self._view.release()
-        self._buffers.give_back(self._buffer)
 
 
 class Window:
@@ -159,31 +160,56 @@ class Window:
         """Whether the byte at a position is there or on its way."""
         return any(part.start <= position < part.end for part in self._parts)
 
-    def extend(self, start: int, end: int) -> None:
-        """Fetch on up to `end`, from where it ends now, or from `start` when it is empty; as far as memory allows."""
+    def extend(self, start: int, end: int, *, read_at: int = 0, bytes_of: int = 0) -> None:
+        """Fetch on up to `end`, from where it ends now, or from `start` when it is empty; as far as memory allows.
+
+        Args:
+            read_at: where somebody is reading.
+            bytes_of: they want bytes objects of so many, one after the other; 0: any, or none.
+        """
+        source, rooms = self._source, list[Pieces]()
+        # What is kept is summed up and written as a whole.
+        direct = source if isinstance(source, Direct) and LEAST_PIECE_BYTES <= bytes_of <= self._part_bytes else None
+        try:
+            for first, last in self._cut(start, end):
+                if direct is None:
+                    part = self._in_a_buffer(first, last)
+                else:
+                    cut = pieces(first, last, read_at=read_at, read_bytes=bytes_of)
+                    part = self._in_pieces(direct, first, last, cut, rooms)
+                if part is None:
+                    return
+                is_ahead = bool(self._parts)
+                self._parts.append(part)
+                self._fetcher.submit(part.fetch, is_ahead=is_ahead)
+        finally:
+            make(rooms)  # now that the requests are on their way
+
+    def _cut(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         if not self._parts:
             # Somebody waits for the first of it: small requests at once bring it sooner than a large one.
-            for first, last in spread(start, end, self._part_bytes, AT_ONCE):
-                if not self._fetch(first, last):
-                    return
+            yield from spread(start, end, self._part_bytes, AT_ONCE)
             return
         begin = self.end
         while begin < end:
             last = min(part_end(begin, self._part_bytes), self._source.version.size)
-            # What is less than a part is better fetched with what comes next.
-            if last > end or not self._fetch(begin, last):
+            if last > end:  # what is less than a part is better fetched with what comes next
                 return
+            yield begin, last
             begin = last
 
-    def _fetch(self, start: int, end: int) -> bool:
-        buffer = self._fetcher.buffers.take(end - start)
-        if buffer is None:
-            return False
-        part = Part(self._source, start, end, buffer, self._fetcher.buffers)
-        is_ahead = bool(self._parts)
-        self._parts.append(part)
-        self._fetcher.submit(part.fetch, is_ahead=is_ahead)
-        return True
+    def _in_a_buffer(self, start: int, end: int) -> Part | None:
+        source, room = self._source, Buffer.within(self._fetcher.buffers, end - start)
+        if room is None:
+            return None
+        return Part(source, start, end, room, lambda progress: source.read_ahead(start, room.whole, progress))
+
+    def _in_pieces(self, source: Direct, start: int, end: int, cut: Sequence[int], rooms: list[Pieces]) -> Part | None:
+        room = Pieces.within(self._fetcher.buffers, cut)
+        if room is None:
+            return None
+        rooms.append(room)
+        return Part(source, start, end, room, lambda progress: source.read_ahead(start, room, progress))
 
     def read(self, position: int, into: memoryview) -> int:
         """Copy bytes from a position that it holds; returns how many."""

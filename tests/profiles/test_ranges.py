@@ -12,7 +12,7 @@ from holdshort.profiles import Access
 from holdshort.profiles.access import KIB, MIB
 from holdshort.storage.caching.layout import BLOCK_BYTES
 from holdshort.storage.reading.ahead import ReadAhead
-from holdshort.storage.reading.ranges import coalesced, part_end, parts, spread
+from holdshort.storage.reading.ranges import coalesced, part_end, parts, pieces, spread
 
 spans = st.tuples(st.integers(0, 10_000), st.integers(0, 3000)).map(lambda s: (s[0], s[0] + s[1]))
 
@@ -59,6 +59,16 @@ def test_who_waits_for_a_range_has_it_by_as_many_requests_as_pay(start: int, len
     if len(found) > len(larger):
         assert len(found) <= most + 1
         assert length / len(found) > MIB
+
+
+@given(st.integers(0, 10**9), st.integers(1, 64 * MIB), st.integers(0, 10**9), st.integers(256 * KIB, 64 * MIB))
+def test_pieces_of_a_part_end_where_reads_do(start: int, length: int, read_at: int, read_bytes: int) -> None:
+    found = pieces(start, start + length, read_at=read_at, read_bytes=read_bytes)
+    assert sum(found) == length
+    assert all(0 < each <= read_bytes for each in found)
+    edges = [start + sum(found[:count]) for count in range(1, len(found))]
+    assert all((edge - read_at) % read_bytes == 0 for edge in edges)
+    assert set(found[1:-1]) <= {read_bytes}
 
 
 def test_reading_in_order_is_run_ahead_of_more_and_more() -> None:

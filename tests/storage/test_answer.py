@@ -14,6 +14,8 @@ import pytest
 
 from holdshort.storage.answer import Answer
 from holdshort.storage.connections import Connections
+from holdshort.storage.reading.buffers import Buffers
+from holdshort.storage.reading.room import Pieces, make
 
 MIB = 2**20
 BODY = random.Random(7).randbytes(3 * MIB + 17)
@@ -85,6 +87,40 @@ def test_a_body_comes_as_it_was_sent_and_the_connection_serves_the_next(size: in
             assert answer.isclosed()
 
 
+def _pieces(size: int, whole: int = len(BODY)) -> Pieces:
+    room = Pieces([min(size, whole - at) for at in range(0, whole, size)], Buffers(64 * MIB))
+    make([room])
+    return room
+
+
+@pytest.mark.parametrize("size", [1, 70_000, MIB, len(BODY)])
+@pytest.mark.parametrize("sent", [1000, len(BODY)])
+def test_a_body_comes_into_several_pieces_as_into_one(size: int, sent: int) -> None:
+    body = BODY if size > 1 else BODY[:5000]
+    with _serving([_length(len(body)), *_cut(body, sent)], [_length() + BODY]) as client:
+        answer, room, told = _asked(client), _pieces(size, len(body)), list[int]()
+        assert answer.fill(room, told.append) == len(body)
+        assert told == sorted(told)
+        assert told[-1] == len(body)
+        assert b"".join(room.take(at, min(size, len(body) - at)) for at in range(0, len(body), size)) == body
+        assert answer.isclosed()
+        data = bytearray(len(BODY))
+        assert _asked(client).fill(memoryview(data), _nothing) == len(BODY)
+        assert data == BODY, "the connection serves the next"
+
+
+def test_what_comes_later_belongs_behind_what_is_there() -> None:
+    there = MIB + 17
+    with _serving([_length(len(BODY) - there) + BODY[there:]]) as client:
+        room, told = _pieces(100_000), list[int]()
+        room[:1][:] = b"x"
+        assert _asked(client).fill(room, told.append, there) == len(BODY)
+        assert told[0] > there
+        assert told[-1] == len(BODY)
+        assert room.take(there, len(BODY) - there) == BODY[there:]
+        assert room.take(0, 1) == b"x"
+
+
 def test_what_does_not_fit_is_left_for_the_next_read() -> None:
     with _serving([_length(), BODY]) as client:
         answer, data = _asked(client), bytearray(MIB)
@@ -115,6 +151,10 @@ def test_a_body_that_is_framed_otherwise_comes_too(pieces: Sequence[bytes], hang
         data = bytearray(len(BODY) + 1)
         assert _asked(client).fill(memoryview(data), _nothing) == len(BODY)
         assert data[:-1] == BODY
+    with _serving(pieces, hang_up=hang_up) as client:
+        room = _pieces(100_000, len(BODY) + 1)
+        assert _asked(client).fill(room, _nothing) == len(BODY)
+        assert room.take(0, len(BODY)) == BODY
 
 
 @pytest.mark.parametrize("sent", [0, 10, MIB + 10])

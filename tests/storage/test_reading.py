@@ -86,6 +86,8 @@ def test_what_is_read_is_what_is_there_however_it_is_read(far: Far) -> None:
         assert file.read(1) == b""
     with fs.open(path) as file:
         assert b"".join(iter(lambda: file.read(100_000), b"")) == CONTENT
+    with far.with_profile(cache="none").open(path) as file:
+        assert b"".join(iter(lambda: file.read(300_000), b"")) == CONTENT
     with fs.open(path) as file:
         room = bytearray(len(CONTENT) + 5)
         assert file.readinto(room) == len(CONTENT)
@@ -97,7 +99,8 @@ def test_any_order_of_calls_does_what_a_local_file_does(far: Far, seed: int) -> 
     rng = random.Random(seed)
     path = far.put("a.bin", CONTENT)
     model = io.BytesIO(CONTENT)
-    with far.with_profile(read_ahead=rng.choice(["adaptive", "whole", "none"])).open(path) as file:
+    values = {"read_ahead": rng.choice(["adaptive", "whole", "none"]), "cache": rng.choice(["none", "disk"])}
+    with far.with_profile(**values).open(path) as file:
         for _ in range(60):
             match rng.randrange(6):
                 case 0:
@@ -330,6 +333,11 @@ def test_passing_faults_cost_another_try_and_no_byte(store: FaultyS3, fs: Traini
     with fs.open("bkt/c") as file:
         store.faults.extend(["", fault, fault])
         assert b"".join(iter(lambda: file.read(400_000), b"")) == CONTENT
+    fs = TrainingFileSystem(target_protocol="s3", target_options=store.options, part_bytes=4 * PART, cache="none")
+    for length in (MIB, 300_000):
+        with fs.open("bkt/d") as file:
+            store.faults.extend(["", fault, fault])
+            assert b"".join(iter(lambda length=length: file.read(length), b"")) == CONTENT
 
 
 def test_by_https_the_authorities_count_that_botocore_is_told_of(
@@ -440,6 +448,55 @@ def test_all_open_files_together_stay_within_the_memory_budget(store: FaultyS3) 
         assert file.read() == CONTENT[40 * 100_000 :]
         file.close()
     assert buffers.taken_bytes == 0 or not _still(buffers)
+
+
+@pytest.mark.parametrize("length", [256 * 1024, 300_000, MIB])
+def test_reads_in_order_of_one_length_are_not_copied_and_stay_what_they_are(store: FaultyS3, length: int) -> None:
+    buffers = Buffers(64 * MIB)
+    with _reader(store, buffers).open("bkt/a", _access(part_bytes=4 * MIB)) as file:
+        found, same = list[bytes](), 0
+        while data := file.read(length):
+            if len(found) in (2, 4):
+                again = _again(file, len(data))
+                assert again == data
+                same += again is data
+            found.append(data)
+        assert same, "what is read once more is the same object, since it was never copied"
+    assert b"".join(found) == CONTENT
+    assert not _still(buffers)
+    assert b"".join(found) == CONTENT, "what was handed out is its reader's"
+
+
+def _again(file: Any, length: int) -> bytes:
+    file.seek(-length, io.SEEK_CUR)
+    return file.read(length)
+
+
+def test_reads_of_changing_lengths_find_what_was_fetched_for_others(store: FaultyS3) -> None:
+    rng, buffers, model = random.Random(3), Buffers(64 * MIB), io.BytesIO(CONTENT)
+    with _reader(store, buffers).open("bkt/a", _access(part_bytes=2 * MIB, read_ahead="whole")) as file:
+        while data := file.read(length := rng.choice([100, 256 * 1024, 500_000, MIB, 2 * MIB, 3 * MIB])):
+            assert data == model.read(length)
+            room = bytearray(rng.choice([1, 300_000]))
+            assert file.readinto(room) == model.readinto(copy := bytearray(len(room)))
+            assert room == copy
+    assert not _still(buffers)
+
+
+def test_bytes_that_are_made_for_reads_stay_within_the_memory_budget(store: FaultyS3) -> None:
+    buffers = Buffers(6 * MIB)
+    reader = _reader(store, buffers)
+    files = [reader.open(f"bkt/{n}", _access(part_bytes=MIB, read_ahead="whole")) for n in range(4)]
+    most = 0
+    while data := [file.read(MIB) for file in files]:
+        most = max(most, buffers.taken_bytes)
+        assert len(set(data)) == 1
+        if not data[0]:
+            break
+    assert MIB < most <= 3 * MIB, "more than the files' first bytes, and not what is for those who write"
+    for file in files:
+        file.close()
+    assert not _still(buffers)
 
 
 def _still(buffers: Buffers) -> bool:

@@ -1,0 +1,158 @@
+"""Memory to read into, on huge pages where the system has some, since the first use of small ones takes long.
+
+On a virtual machine with two cores, reading 1 GiB by 1 MiB took 0.62 s by huge pages, and 0.71 by small ones.
+
+A buffer of our own is easily put there, and so is a large bytes object. Where the allocator puts smaller ones a program
+can't say. But glibc's hands out what it was given back: so a large block is asked for, its pages are marked, and it is
+given back; the bytes that are made then lie there. Marking them later is too late, since the allocator has written next
+to each by then, and a page that is there is not made larger. Other allocators give small pages, and nothing breaks.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+
+_HUGE = 2 * 2**20
+_BLOCK_BYTES = 31 * 2**20
+"""A little less than the largest that glibc keeps for the next who asks (DEFAULT_MMAP_THRESHOLD_MAX, 32 MiB); what is
+larger always goes back to the system."""
+_MORE_BYTES = 256 * 1024
+_POPULATE = 23
+"""MADV_POPULATE_WRITE, of Linux 5.14 and newer."""
+
+
+class Unread:
+    """Bytes that are being made where they will stay.
+
+    Attributes:
+        memory: where to write them to.
+    """
+
+    __slots__ = ("_whole", "memory")
+
+    def __init__(self, length: int) -> None:
+        self._whole = io.BytesIO(_unwritten()(None, length))
+        self.memory = self._whole.getbuffer()
+
+    def read(self) -> bytes:
+        """The bytes; nobody may write to them any more."""
+        self.memory.release()
+        return self._whole.getvalue()
+
+
+class _Ready(threading.local):
+    """What a thread has marked and not used yet. Each has its own: so does glibc, up to a number of threads."""
+
+    left_bytes = 0
+    has_begun = False
+    has_helped = False
+    chances = 2
+    """After so many blocks whose place was not given out again, there is an allocator of another kind."""
+
+
+_ready = _Ready()
+
+
+def unread(lengths: Sequence[int], upto_bytes: int) -> list[Unread]:
+    """Bytes of such lengths, to be written to. Raises MemoryError.
+
+    Args:
+        upto_bytes: so much is asked for at once, in all; these are the first of it.
+    """
+    block = None
+    with suppress(MemoryError):  # whoever asks for less may get it
+        block = _get_ready(sum(lengths), upto_bytes)
+    found = [Unread(length) for length in lengths]
+    if block is not None and not _ready.has_helped:
+        _ready.has_helped = any(_address(each.memory) in block for each in found)
+        _ready.chances -= 1
+    return found
+
+
+def _get_ready(size: int, upto_bytes: int) -> range | None:
+    """Have so much ready; returns which addresses are ready now, if not enough were."""
+    ready, marked = _ready, None
+    if ready.left_bytes < size:
+        if _madvise() is None or not (ready.has_helped or ready.chances):
+            return None
+        if not ready.has_begun:
+            # What is given back for the first time goes to the system; from then on as much is kept.
+            Unread(_BLOCK_BYTES + _MORE_BYTES)
+            ready.has_begun = True
+        block = Unread(min(_BLOCK_BYTES, upto_bytes + _MORE_BYTES)).memory
+        _on_huge_pages(block, are_wanted_now=True)
+        marked = range(_address(block), _address(block) + len(block))
+        ready.left_bytes = len(block)
+    ready.left_bytes = max(0, ready.left_bytes - size)
+    return marked
+
+
+@cache
+def _unwritten() -> Callable[[None, int], bytes]:
+    """PyBytes_FromStringAndSize(NULL, length): bytes "the contents of which are uninitialized", says Python's C API."""
+    import ctypes
+
+    make = ctypes.pythonapi.PyBytes_FromStringAndSize
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
+    return make
+
+
+def fresh(size: int) -> mmap.mmap:
+    """Memory of zeros, on huge pages where there are some."""
+    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _HUGE:
+        with suppress(OSError, AttributeError):  # only a wish
+            found.madvise(mmap.MADV_HUGEPAGE)
+    return found
+
+
+def filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
+    """Bytes that are made where they stay: `fill` writes all of them, and no copy is taken."""
+    # BytesIO lets its bytes be written as long as nobody else has them, and hands them out as they are. bytes(length)
+    # would write zeros first, which takes a quarter of what reading them from the page cache does.
+    whole = io.BytesIO(_unwritten()(None, length))
+    with whole.getbuffer() as view:
+        if length >= 2 * _HUGE:
+            _on_huge_pages(view)
+        fill(view)
+    return whole.getvalue()
+
+
+def _on_huge_pages(memory: memoryview, *, are_wanted_now: bool = False) -> None:
+    """Ask the system for huge pages under memory that is about to be written; only a wish.
+
+    Args:
+        are_wanted_now: make them, while other threads go on: who makes them by writing has the interpreter meanwhile.
+
+    Of 32 MB on fresh memory, the copy takes 5 ms instead of 20 then, and on memory that was used before 3 instead of 4.
+    """
+    advise = _madvise()
+    if advise is not None:
+        begin = _address(memory)
+        first, last = -(-begin // _HUGE) * _HUGE, (begin + len(memory)) // _HUGE * _HUGE  # none of anybody else
+        advise(first, last - first, mmap.MADV_HUGEPAGE)
+        if are_wanted_now:
+            advise(first, last - first, _POPULATE)
+
+
+def _address(memory: memoryview) -> int:
+    import ctypes
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The system's call, for memory that isn't an mmap object of Python's; None where there is none."""
+    import ctypes
+
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    found = ctypes.CDLL(None).madvise
+    found.restype, found.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return found
