@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,13 @@ _VERSIONS = ("generation", "mtime", "ETag", "etag", "LastModified", "last_modifi
 
 
 def source_of(source: str) -> tuple[Any, str]:
-    """The fsspec file system of a checkpoint's source, and the folder's path in it, without a "/" at its end.
+    """The fsspec file system of a checkpoint's source, and the folder's whole path in it, without a "/" at its end.
 
     Raises:
         MissingExtra: its backend is not installed.
     """
-    # Only what is a URL is read as one: a folder of this machine may have any name.
-    fs, path = file_system_of(source) if "://" in source else (file_system("file", {}), source)
+    # Only what is a URL is read as one: a folder of this machine may have any name. Whole, as its files will be told.
+    fs, path = file_system_of(source) if "://" in source else (file_system("file", {}), os.path.abspath(source))
     return fs, path.rstrip("/")
 
 

@@ -321,7 +321,7 @@ def test_each_command_acts_here_and_now(tmp_path: Path, source: Path) -> None:
     saved = run("checkpoint", "save", "run", str(source), "--step", "1", "--json").json
     assert saved == {"name": "run", "step": 1, "files": len(FILES), "bytes": total}
     assert "was committed before" in run("checkpoint", "save", "run", str(source), "--step", "1", code=3).err
-    run("checkpoint", "save", "run", str(source), "--step", "2")
+    Commands(source.parent, settings)("checkpoint", "save", "run", source.name, "--step", "2")
     house = House(open_store(settings.store))
     assert house.contents(1) == FILES
     assert run("checkpoint", "verify", "run", "--json").json["ok"] is True

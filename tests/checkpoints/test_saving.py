@@ -97,6 +97,20 @@ def test_a_folder_comes_back_as_it_was(place: Place, tmp_path: Path) -> None:
         checkpoints.restore(place.url, storage_options=place.options)
 
 
+@pytest.mark.parametrize("named", ["source", "./source/", "other/../source", "."])
+def test_a_folder_named_from_here_comes_back_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    folder = Path(folder_of(tmp_path)).rename(tmp_path / "source")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(folder if named == "." else tmp_path)
+    checkpoints.save(named, tmp_path / "run", 5)
+    checkpoints.save_async(named, tmp_path / "run", 6).result()
+    for step in (5, 6):
+        checkpoints.restore(tmp_path / "run", tmp_path / f"out-{step}", step=step)
+        assert content(tmp_path / f"out-{step}") == FILES
+
+
 def test_a_folder_from_afar_is_saved(tmp_path: Path) -> None:
     files = {**FILES, "large.bin": os.urandom(17_000_001)}
     far = fsspec.filesystem("memory")
