@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .jobs import AsJson
+from .output import cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +170,7 @@ def _sources(lane: PoolLane) -> Table:
         says = "overlooked" if reading is None else "lost: hold" if reading.is_lost else reading.signal
         if reading is not None and reading.signal == "clear" and reading.headroom < 1.0:
             says += f" {reading.headroom:.0%}"
-        table.add_row(
+        row = (
             state.name + (f" @{state.device}" if state.device else ""),
             says,
             _short(time.monotonic() - reading.since) if reading else "",
@@ -179,13 +180,14 @@ def _sources(lane: PoolLane) -> Table:
             _pair(figures.gap_p50_s, figures.gap_p95_s),
             "never" if math.isinf(state.heard_s) else f"{_short(state.heard_s)} ago",
         )
+        table.add_row(*cells(row))
     return table
 
 
 def _workers(lane: PoolLane) -> Table:
     table = _table("worker", "does", "rows/s", "yields", "yield p50 / p95", "held", "lost", "harvest")
     for beat in lane.workers:
-        table.add_row(
+        row = (
             f"{beat.host}:{beat.pid}" + (f" @{beat.device}" if beat.device else ""),
             beat.state,
             f"{beat.rows_per_s:.1f}",
@@ -195,6 +197,7 @@ def _workers(lane: PoolLane) -> Table:
             f"{beat.totals.get('lost_s', 0.0):.1f} s, {beat.totals.get('lost_rows', 0):.0f} rows again",
             _harvest(lane, beat),
         )
+        table.add_row(*cells(row))
     return table
 
 

@@ -8,7 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 def print_json(value: Any) -> None:
@@ -36,8 +39,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in found:
-        table.add_row(*row)
+        table.add_row(*cells(row))
     console.print(table)
+
+
+def cells(row: Iterable[str]) -> list[Text]:
+    """A row of a table as it is: rich would take "[extra]" for markup, and show nothing of it."""
+    from rich.text import Text
+
+    return [Text(cell) for cell in row]
 
 
 def say(text: str) -> None:

@@ -61,13 +61,14 @@ def test_why_tells_each_situation(run: Commands, house: House) -> None:
 
 
 def test_a_hold_is_shown_until_it_is_cleared(run: Commands) -> None:
-    assert run("hold", "idle", "--for", "10m", "--reason", "load test", "--json").json["reason"] == "load test"
+    why = "load test [7]"
+    assert run("hold", "idle", "--for", "10m", "--reason", why, "--json").json["reason"] == why
     held = run("lane", "idle", "--json").json["idle"]
-    assert (held["signal"], held["reason"]) == ("hold", "load test")
+    assert (held["signal"], held["reason"]) == ("hold", why)
     assert 590 < held["another_s"] <= 600
-    assert "load test" in run("lane").out
+    assert why in run("lane").out
     (pool,) = (pool for pool in run("pools", "--json").json if pool["name"] == "idle")
-    assert (pool["lane"], pool["hold"]["reason"]) == ("hold", "load test")
+    assert (pool["lane"], pool["hold"]["reason"]) == ("hold", why)
     assert run("clear", "idle", "--json").json["changed"] is True
     assert "was not held" in run("clear", "idle").err
     assert run("lane", "show", "idle", "--json").json["idle"]["signal"] == "clear"
@@ -144,6 +145,7 @@ def test_doctor_says_what_is_broken_and_what_to_do(tmp_path: Path) -> None:
         f'store = "{tmp_path}/file/store"\nbroker = "embedded://{tmp_path}/file/broker.db"\n'
         '[pools.a]\nengine = "function"\noptions = { target = "nowhere:nothing" }\n'
         '[pools.b]\nengine = "minilmm"\n'
+        '[pools.c]\nengine = "function"\noptions = { target = "no[red]where:nothing" }\n'
     )
     ran = run("doctor", "--json", code=1)
     found = {finding["what"]: finding for finding in ran.json}
@@ -151,6 +153,7 @@ def test_doctor_says_what_is_broken_and_what_to_do(tmp_path: Path) -> None:
         assert not found[what]["ok"], found
         assert found[what]["cure"], found[what]
     assert "minilm" in found["engine minilmm of pool b"]["found"] + found["engine minilmm of pool b"]["cure"]
+    assert "no[red]where" in run("doctor", code=1).out, "as it is, though it looks like markup"
     (tmp_path / "holdshort.toml").write_text("stroe = 1\n")
     assert "NOT OK" in run("doctor", code=1).out
     (finding,) = run("doctor", "--json", code=1).json
