@@ -21,7 +21,8 @@ def _checked(name: str) -> str:
     try:
         return check_name(name)
     except ValueError as error:
-        raise typer.BadParameter(f"{name!r} {error}") from error
+        hint = ". Name its store by holdshort --store, and here what it is called there" if "/" in name else ""
+        raise typer.BadParameter(f"{name!r} {error}{hint}") from error
 
 
 def _step(text: str) -> str:

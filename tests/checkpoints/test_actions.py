@@ -339,6 +339,7 @@ def test_each_command_acts_here_and_now(tmp_path: Path, source: Path) -> None:
     for wrong in (("verify", "run", "newest"), ("prune", "run", "--keep-last", "1", "--dry-run", "--pool", "embed"),
                   ("restore", "run", "out", "--wait"), ("replicate", "run", "x", "--priority", "9")):  # fmt: skip
         run("checkpoint", *wrong, code=2)
+    assert "--store" in run("checkpoint", "list", "s3://bucket/run", code=2).err
     assert "no checkpoint of nobody" in run("checkpoint", "verify", "nobody", code=4).err
     with Client(settings=settings) as client:
         assert list(client.jobs()) == [], "none of it was a job"
