@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import random
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -470,6 +473,30 @@ def test_reads_in_order_of_one_length_are_not_copied_and_stay_what_they_are(stor
 def _again(file: Any, length: int) -> bytes:
     file.seek(-length, io.SEEK_CUR)
     return file.read(length)
+
+
+_MADE = """
+import os, sys
+from holdshort.storage.reading.heap import unread
+MIB = 2**20
+made = [piece for _ in range(6) for piece in unread([MIB] * 8, 48 * MIB)]
+for number, piece in enumerate(made):
+    piece.memory[:] = bytes([number]) * MIB
+assert [piece.read() for piece in made] == [bytes([number]) * MIB for number in range(48)]
+huge = next(line for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages"))
+print(int(huge.split()[1]) // 1024)
+"""
+
+
+@pytest.mark.parametrize("gives_back", [False, True], ids=["glibc", "an allocator that keeps nothing"])
+def test_bytes_that_are_made_lie_on_huge_pages_where_there_are_some(gives_back: bool) -> None:
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not pages.exists() or "[never]" in pages.read_text():
+        pytest.skip("this system has no huge pages")
+    environment = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "65536"} if gives_back else {})}
+    ran = subprocess.run([sys.executable, "-c", _MADE], env=environment, capture_output=True, text=True, check=True)
+    if not gives_back and os.confstr("CS_GNU_LIBC_VERSION"):
+        assert int(ran.stdout) >= 24, "of 48 MiB"
 
 
 def test_reads_of_changing_lengths_find_what_was_fetched_for_others(store: FaultyS3) -> None:
