@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..checksums import crc32c
-from ..reading.origin import Each
+from ..reading.heap import Each
 from .index import Groups, Index
 from .layout import BLOCK_BYTES, GROUP_BLOCKS, HEADER_BYTES, USE_AT, Subject, Use, blocks_around, missing, subject_of
 from .locks import RangeLock

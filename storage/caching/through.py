@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from ...profiles.access import MIB
 from ..errors import StoreError
 from ..reading.buffers import Buffers
-from ..reading.origin import Abandoned, Each, Progress, Source
+from ..reading.heap import Each
+from ..reading.origin import Abandoned, Progress, Source
 from .cached import CachedObject
 from .folder import CacheFolder
 from .layout import BLOCK_BYTES, blocks_around

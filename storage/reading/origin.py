@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..answer import Space
 from .buffers import Buffers
+from .heap import Each
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,6 @@ class Version:
 
 Progress = Callable[[int], None]
 """Told each time more bytes have come, and how many they are in all."""
-
-Each = Callable[[Sequence[Callable[[], int]]], None]
-"""Runs tasks at once, and returns when all have ended; see fetching.Fetcher."""
 
 
 class Origin(Protocol):

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ..answer import Space
 from .buffers import Buffers
-from .heap import Unread, unread
+from .heap import Each, Unread, unread
 
 LEAST_PIECE_BYTES = 256 * 1024
 """Smaller reads are copied: a piece costs a call of the system and one of the allocator, whatever its size."""
@@ -88,10 +88,10 @@ class Pieces:
         """Pieces of such lengths; None when the budget does not allow them."""
         return cls(lengths, buffers) if buffers.admit_read(sum(lengths)) else None
 
-    def make(self, upto_bytes: int) -> None:
-        """Make their memory; so much will be made at once, in all. Raises MemoryError."""
+    def make(self, upto_bytes: int, each: Each) -> None:
+        """Make their memory, see `unread`. Raises MemoryError."""
         try:
-            pieces = unread([end - start for start, end in pairwise(self._starts)], upto_bytes)
+            pieces = unread([end - start for start, end in pairwise(self._starts)], upto_bytes, each)
             self._views = [piece.memory for piece in pieces]
             self._pieces = list(pieces)
         finally:
@@ -143,12 +143,16 @@ class Pieces:
         return found
 
 
-def make(rooms: Sequence[Pieces]) -> None:
-    """Make the memory of pieces, of the first first; whatever happens, nobody waits for it afterwards."""
+def make(rooms: Sequence[Pieces], each: Each) -> None:
+    """Make the memory of pieces, of the first first; whatever happens, nobody waits for it afterwards.
+
+    Args:
+        each: lets several cores share that.
+    """
     left = sum(len(room) for room in rooms)
     try:
         for room in rooms:
-            room.make(left)
+            room.make(left, each)
             left -= len(room)
     finally:
         for room in rooms:

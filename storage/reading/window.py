@@ -183,7 +183,7 @@ class Window:
                 self._parts.append(part)
                 self._fetcher.submit(part.fetch, is_ahead=is_ahead)
         finally:
-            make(rooms)  # now that the requests are on their way
+            make(rooms, self._fetcher.each)  # now that the requests are on their way
 
     def _cut(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         if not self._parts:

@@ -7,7 +7,7 @@ import http.client
 import random
 import socket
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -87,9 +87,14 @@ def test_a_body_comes_as_it_was_sent_and_the_connection_serves_the_next(size: in
             assert answer.isclosed()
 
 
+def _in_turn(tasks: Sequence[Callable[[], int]]) -> None:
+    for task in tasks:
+        task()
+
+
 def _pieces(size: int, whole: int = len(BODY)) -> Pieces:
     room = Pieces([min(size, whole - at) for at in range(0, whole, size)], Buffers(64 * MIB))
-    make([room])
+    make([room], _in_turn)
     return room
 
 

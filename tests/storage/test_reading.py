@@ -479,7 +479,8 @@ _MADE = """
 import os, sys
 from holdshort.storage.reading.heap import unread
 MIB = 2**20
-made = [piece for _ in range(6) for piece in unread([MIB] * 8, 48 * MIB)]
+each = lambda tasks: [task() for task in tasks]
+made = [piece for _ in range(6) for piece in unread([MIB] * 8, 48 * MIB, each)]
 for number, piece in enumerate(made):
     piece.memory[:] = bytes([number]) * MIB
 assert [piece.read() for piece in made] == [bytes([number]) * MIB for number in range(48)]
