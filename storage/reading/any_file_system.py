@@ -35,6 +35,7 @@ class AnyFileSystem:
             piece = into[got : len(data)]
             piece[:] = data[got : got + len(piece)]
             got += len(piece)
+            del piece  # or it could not be handed out as it is
         progress(got)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ A buffer of our own is easily put there, and so is a large bytes object. Where t
 can't say. But glibc's hands out what it was given back: so a large block is asked for, its pages are marked, and it is
 given back; the bytes that are made then lie there. Marking them later is too late, since the allocator has written next
 to each by then, and a page that is there is not made larger. Other allocators give small pages, and nothing breaks.
+The price is that glibc keeps up to twice a block at the end of each heap from then on, for whoever asks next.
 """
 
 from __future__ import annotations
@@ -67,9 +68,16 @@ def unread(lengths: Sequence[int], upto_bytes: int, each: Each) -> list[Unread]:
         upto_bytes: so much is asked for at once, in all; these are the first of it.
         each: makes pages by several cores.
     """
-    with suppress(MemoryError):  # whoever asks for less may get it
-        _get_ready(sum(lengths), upto_bytes, each)
-    return [Unread(length) for length in lengths]
+    found: list[Unread] = []
+    for length in lengths:
+        if length < _BLOCK_BYTES:
+            with suppress(MemoryError, RuntimeError):  # only a wish: what it takes, memory or a thread, may be short
+                _get_ready(length, upto_bytes, each)
+        found.append(Unread(length))
+        if length >= _BLOCK_BYTES:
+            _on_huge_pages(found[-1].memory)
+        upto_bytes -= length
+    return found
 
 
 def _get_ready(size: int, upto_bytes: int, each: Each) -> None:

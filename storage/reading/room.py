@@ -92,8 +92,8 @@ class Pieces:
         """Make their memory, see `unread`. Raises MemoryError."""
         try:
             pieces = unread([end - start for start, end in pairwise(self._starts)], upto_bytes, each)
-            self._views = [piece.memory for piece in pieces]
             self._pieces = list(pieces)
+            self._views = [piece.memory for piece in pieces]
         finally:
             self._is_made.set()
 
@@ -128,8 +128,6 @@ class Pieces:
         return found
 
     def give_back(self) -> None:
-        self._pieces.clear()
-        self._views.clear()
         self._buffers.dismiss(len(self))
 
     def _place(self, at: int) -> int:
@@ -144,16 +142,12 @@ class Pieces:
 
 
 def make(rooms: Sequence[Pieces], each: Each) -> None:
-    """Make the memory of pieces, of the first first; whatever happens, nobody waits for it afterwards.
+    """Make the memory of pieces, of the first first. Raises MemoryError.
 
     Args:
         each: lets several cores share that.
     """
     left = sum(len(room) for room in rooms)
-    try:
-        for room in rooms:
-            room.make(left, each)
-            left -= len(room)
-    finally:
-        for room in rooms:
-            room.give_up()
+    for room in rooms:
+        room.make(left, each)
+        left -= len(room)

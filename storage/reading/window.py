@@ -167,7 +167,7 @@ class Window:
             read_at: where somebody is reading.
             bytes_of: they want bytes objects of so many, one after the other; 0: any, or none.
         """
-        source, rooms = self._source, list[Pieces]()
+        source, rooms, begun = self._source, list[Pieces](), list[Part]()
         # What is kept is summed up and written as a whole.
         direct = source if isinstance(source, Direct) and LEAST_PIECE_BYTES <= bytes_of <= self._part_bytes else None
         try:
@@ -178,12 +178,20 @@ class Window:
                     cut = pieces(first, last, read_at=read_at, read_bytes=bytes_of)
                     part = self._in_pieces(direct, first, last, cut, rooms)
                 if part is None:
-                    return
+                    break
                 is_ahead = bool(self._parts)
+                begun.append(part)
                 self._parts.append(part)
                 self._fetcher.submit(part.fetch, is_ahead=is_ahead)
-        finally:
             make(rooms, self._fetcher.each)  # now that the requests are on their way
+        except BaseException:  # Ctrl-C, or no memory: they would fail whoever reads on, and wait for their rooms
+            for room in rooms:
+                room.give_up()
+            for part in begun:
+                if part in self._parts:
+                    self._parts.remove(part)
+                part.drop(is_finished=False)
+            raise
 
     def _cut(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         if not self._parts:

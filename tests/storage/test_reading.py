@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
 import random
@@ -498,6 +499,39 @@ def test_bytes_that_are_made_lie_on_huge_pages_where_there_are_some(gives_back: 
     ran = subprocess.run([sys.executable, "-c", _MADE], env=environment, capture_output=True, text=True, check=True)
     if not gives_back and os.confstr("CS_GNU_LIBC_VERSION"):
         assert int(ran.stdout) >= 24, "of 48 MiB"
+
+
+_SHORT = """
+import json, os, resource
+from holdshort.storage.filesystem import TrainingFileSystem
+MIB = 2**20
+fs = TrainingFileSystem(
+    target_protocol="s3", target_options=json.loads(os.environ["OPTIONS"]),
+    part_bytes=MIB, cache="none", read_ahead="whole",
+)
+fs.cat_file("bkt/b")  # so that there are threads
+with fs.open("bkt/a") as file:
+    begin = b""
+    used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+    for more in (0, 3 * MIB):
+        resource.setrlimit(resource.RLIMIT_AS, (used + more, -1))
+        try:
+            begin += file.read(MIB)
+        except (MemoryError, RuntimeError, OSError) as error:
+            print(type(error).__name__)
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    rest = b"".join(iter(lambda: file.read(MIB), b""))
+assert begin + rest == open("/dev/stdin", "rb").read()
+"""
+
+
+def test_memory_that_was_short_for_a_moment_fails_that_read_and_no_other(store: FaultyS3) -> None:
+    environment = {**os.environ, "OPTIONS": json.dumps(store.options)}
+    ran = subprocess.run(
+        [sys.executable, "-c", _SHORT], env=environment, input=CONTENT, capture_output=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert ran.stdout, "at least one read had no memory"
 
 
 def test_reads_of_changing_lengths_find_what_was_fetched_for_others(store: FaultyS3) -> None:
