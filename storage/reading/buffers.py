@@ -58,12 +58,7 @@ class Buffers:
 
     def admit(self, length: int) -> bool:
         """Whether so many bytes that are kept elsewhere fit into the budget; they count until `dismiss`."""
-        with self._lock:
-            if self._taken_bytes + length > self.most_bytes:
-                return False
-            self._drop_idle(self._taken_bytes + self._idle_bytes + length - self.most_bytes)
-            self._taken_bytes += length
-            return True
+        return self._admit(length, self.most_bytes)
 
     def dismiss(self, length: int) -> None:
         """Bytes that were admitted are not kept any more."""
@@ -73,12 +68,7 @@ class Buffers:
 
     def admit_read(self, length: int) -> bool:
         """As `admit`, of what is fetched ahead, to which part of the budget is never given."""
-        with self._lock:
-            if self._taken_bytes + length > self._for_reads:
-                return False
-            self._taken_bytes += length
-            self._drop_idle(self._taken_bytes + self._idle_bytes - self.most_bytes)
-            return True
+        return self._admit(length, self._for_reads)
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """Nobody looks at it any more."""
@@ -87,6 +77,14 @@ class Buffers:
             self._idle_bytes += len(buffer)
             self._taken_bytes -= len(buffer)
             self._lock.notify_all()
+
+    def _admit(self, length: int, most_bytes: int) -> bool:
+        with self._lock:
+            if self._taken_bytes + length > most_bytes:
+                return False
+            self._taken_bytes += length
+            self._drop_idle(self._taken_bytes + self._idle_bytes - self.most_bytes)
+            return True
 
     def _find(self, length: int, most_bytes: int) -> tuple[mmap.mmap | None, int]:
         """One that was kept, or None and the size of a fresh one, which counts from now on; 0: there is no room."""
