@@ -199,13 +199,14 @@ def save_async(
             f"Step {step} was not saved: an earlier one is still being uploaded. Wait for its result(), save less "
             f'often, or leave if_busy at "wait".'
         )
+    neighbours = _ranks_here(ranks)
     copied: list[memoryview] = []
     copied_s = 0.0
 
     def copy() -> None:
         nonlocal copied_s
         begin = time.monotonic()
-        copied[:] = _area.stage(files, neighbours=_ranks_here(ranks))
+        copied[:] = _area.stage(files, neighbours=neighbours)
         copied_s = time.monotonic() - begin
 
     def run(saving: Saving) -> Saved:
@@ -213,6 +214,10 @@ def save_async(
             if defer_copy:
                 copy()
             _stand_back(saving)
+            if neighbours > 1:
+                # The slowest of them is what training waits for: they get the cores for as long again as this rank's
+                # copy took, since the uploads of those that had one to themselves would take it from the others.
+                time.sleep(copied_s)
             sources = [_staged(file.path, view) for file, view in zip(files, copied, strict=True)]
             return _save(asked, sources, staged_s=copied_s)
         finally:

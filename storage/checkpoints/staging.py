@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Sequence
 
+from ..pages import POPULATE, advise
 from .state import StateFile
 from .tensors import Tensor, address_of, copy_into
 
@@ -24,6 +25,7 @@ class Area:
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
+        self._is_fresh = False
         self._pid = os.getpid()
 
     @property
@@ -39,6 +41,7 @@ class Area:
             # Huge pages are not asked for: where memory is in pieces the first save took three times as long for them,
             # and the others no less.
             self._memory = mmap.mmap(-1, -(-size_bytes // _PAGE) * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._is_fresh = True
 
     def stage(self, files: Sequence[StateFile], *, neighbours: int = 1) -> list[memoryview]:
         """Copy the files' content here; returns each file's bytes, valid until the next time.
@@ -72,14 +75,20 @@ class Area:
                     others.append((tensor, memory[begin:end]))
             places.append(memory[at:end])
             at = -(-end // _PAGE) * _PAGE
-        _copy(moves, neighbours)
+        _copy(moves, neighbours, populate=self._is_fresh)
+        self._is_fresh = False
         for tensor, place in others:
             copy_into(tensor, place)
         return places
 
 
-def _copy(moves: Sequence[tuple[int, int, int]], neighbours: int) -> None:
-    """Move memory; other threads of this process go on meanwhile."""
+def _copy(moves: Sequence[tuple[int, int, int]], neighbours: int, *, populate: bool) -> None:
+    """Move memory; other threads of this process go on meanwhile.
+
+    Args:
+        populate: the pages moved to are not there yet. Made a chunk at a time, just before it is written, they took
+            four processes on two cores 0.53 s for 512 MiB each instead of 0.75.
+    """
     size_bytes = sum(size for _, _, size in moves)
     cores = len(os.sched_getaffinity(0)) // neighbours
     threads = min(_THREADS_MOST, cores, size_bytes // (2 * _CHUNK_BYTES))
@@ -92,6 +101,9 @@ def _copy(moves: Sequence[tuple[int, int, int]], neighbours: int) -> None:
                 move = next(waiting, None)
             if move is None:
                 return
+            if populate:
+                to, _, size = move
+                advise(range(to // _PAGE * _PAGE, to + size), POPULATE)  # only a wish
             ctypes.memmove(*move)
 
     helping = [threading.Thread(target=work, name="checkpoint copy") for _ in range(threads - 1)]

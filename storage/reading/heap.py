@@ -18,16 +18,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 
+from ..pages import HUGE_BYTES, POPULATE, advise
+
 Each = Callable[[Sequence[Callable[[], int]]], None]
 """Runs tasks at once, and returns when all have ended; see fetching.Fetcher."""
 
-_HUGE = 2 * 2**20
 _BLOCK_BYTES = 31 * 2**20
 """A little less than the largest that glibc keeps for the next who asks (DEFAULT_MMAP_THRESHOLD_MAX, 32 MiB); what is
 larger always goes back to the system."""
 _MORE_BYTES = 256 * 1024
-_POPULATE = 23
-"""MADV_POPULATE_WRITE, of Linux 5.14 and newer."""
 
 
 class Unread:
@@ -82,7 +81,7 @@ def unread(lengths: Sequence[int], upto_bytes: int, each: Each) -> list[Unread]:
 
 def _get_ready(size: int, upto_bytes: int, each: Each) -> None:
     ready = _ready
-    if ready.left_bytes < size and upto_bytes >= 2 * _HUGE and ready.chances:
+    if ready.left_bytes < size and upto_bytes >= 2 * HUGE_BYTES and ready.chances:
         if not ready.has_begun:
             # What is given back for the first time goes to the system; from then on as much is kept.
             Unread(_BLOCK_BYTES + _MORE_BYTES)
@@ -111,7 +110,7 @@ def _unwritten() -> Callable[[None, int], bytes]:
 def fresh(size: int) -> mmap.mmap:
     """Memory of zeros, on huge pages where there are some."""
     found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= _HUGE:
+    if size >= HUGE_BYTES:
         with suppress(OSError, AttributeError):  # only a wish
             found.madvise(mmap.MADV_HUGEPAGE)
     return found
@@ -123,7 +122,7 @@ def filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
     # would write zeros first, which takes a quarter of what reading them from the page cache does.
     whole = io.BytesIO(_unwritten()(None, length))
     with whole.getbuffer() as view:
-        if length >= 2 * _HUGE:
+        if length >= 2 * HUGE_BYTES:
             _on_huge_pages(view)
         fill(view)
     return whole.getvalue()
@@ -131,15 +130,12 @@ def filled(length: int, fill: Callable[[memoryview], None]) -> bytes:
 
 def _populate(addresses: range, each: Each) -> None:
     """Make pages, while other threads go on: who makes them by writing has the interpreter meanwhile."""
-    advise = _madvise()
-    if advise is None:
-        return
 
     def make(pages: range) -> int:
-        advise(pages.start, len(pages), _POPULATE)  # only a wish: older systems refuse it
+        advise(pages, POPULATE)  # only a wish
         return 0
 
-    middle = addresses.start + len(addresses) // 2 // _HUGE * _HUGE
+    middle = addresses.start + len(addresses) // 2 // HUGE_BYTES * HUGE_BYTES
     each([partial(make, range(addresses.start, middle)), partial(make, range(middle, addresses.stop))])
 
 
@@ -150,28 +146,15 @@ def _on_huge_pages(memory: memoryview) -> range:
     """
     import ctypes
 
-    advise = _madvise()
-    if advise is None:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
         return range(0)
     begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    first, last = -(-begin // _HUGE) * _HUGE, (begin + len(memory)) // _HUGE * _HUGE  # none of anybody else
-    advise(first, last - first, mmap.MADV_HUGEPAGE)
-    return range(first, last)
+    # None of anybody else.
+    found = range(-(-begin // HUGE_BYTES) * HUGE_BYTES, (begin + len(memory)) // HUGE_BYTES * HUGE_BYTES)
+    advise(found, mmap.MADV_HUGEPAGE)
+    return found
 
 
 def _are_there(addresses: range) -> bool:
     """Whether all of them are this process's memory; advice on others is refused."""
-    advise = _madvise()
-    return advise is not None and not advise(addresses.start, len(addresses), mmap.MADV_NORMAL)
-
-
-@cache
-def _madvise() -> Callable[[int, int, int], int] | None:
-    """The system's call, for memory that isn't an mmap object of Python's; None where there is none."""
-    import ctypes
-
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    found = ctypes.CDLL(None).madvise
-    found.restype, found.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return found
+    return advise(addresses, mmap.MADV_NORMAL)

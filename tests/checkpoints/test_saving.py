@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -516,6 +517,20 @@ def test_a_rank_that_fails_is_told_to_the_others_and_nothing_is_visible(tmp_path
     saved.start()
     assert len(checkpoints.save({"rank": 0}, url, 5, rank=0, ranks=2, token="u").manifest.files) == 2
     saved.join()
+
+
+def test_a_rank_lets_its_neighbours_copy_before_it_uploads(tmp_path: Path) -> None:
+    told: list[float] = []
+    other = threading.Thread(target=lambda: checkpoints.save({}, tmp_path / "run", 5, rank=1, ranks=2, token="t"))
+    other.start()
+    called = time.monotonic()
+    saving = checkpoints.save_async(
+        {"w": np.zeros(128 * 2**20, np.uint8)}, tmp_path / "run", 5, rank=0, ranks=2, token="t",
+        progress=lambda done, total: told.append(time.monotonic()),
+    )  # fmt: skip
+    staged_s = saving.result(60).staged_s
+    other.join(60)
+    assert told[0] - called >= 2 * staged_s > 0
 
 
 def test_ranks_that_write_the_same_name_are_told(tmp_path: Path) -> None:
