@@ -207,5 +207,5 @@ ROW = Row(
         Aim("deferred: stands still ÷ one plain copy", GROUP, "deferred", "stall", than="copy", at_most=1.0),
     ),
     chart=("stall", "s"),
-    repeats=(7, 3),
+    repeats=(15, 3),
 )  # fmt: skip
