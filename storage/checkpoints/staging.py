@@ -25,23 +25,23 @@ class Area:
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
-        self._is_fresh = False
         self._pid = os.getpid()
 
     @property
     def size_bytes(self) -> int:
         return len(self._memory) if self._memory is not None else 0
 
-    def prepare(self, size_bytes: int) -> None:
-        """See to it that so many bytes are there, touched."""
+    def prepare(self, size_bytes: int) -> bool:
+        """See to it that so many bytes are there; returns whether they are new, and their pages not made yet."""
         if self._pid != os.getpid():  # a forked child writes to memory of its own
             self._memory, self._pid = None, os.getpid()
-        if size_bytes > self.size_bytes:
+        is_new = size_bytes > self.size_bytes
+        if is_new:
             self._memory = None  # before the larger one, so that they do not add up
             # Huge pages are not asked for: where memory is in pieces the first save took three times as long for them,
             # and the others no less.
             self._memory = mmap.mmap(-1, -(-size_bytes // _PAGE) * _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self._is_fresh = True
+        return is_new
 
     def stage(self, files: Sequence[StateFile], *, neighbours: int = 1) -> list[memoryview]:
         """Copy the files' content here; returns each file's bytes, valid until the next time.
@@ -49,7 +49,7 @@ class Area:
         Args:
             neighbours: how many processes of this machine do the same now; they share its cores.
         """
-        self.prepare(sum(file.size_bytes + _PAGE for file in files))
+        is_new = self.prepare(sum(file.size_bytes + _PAGE for file in files))
         if self._memory is None:
             return [memoryview(file.head) for file in files]
         memory = memoryview(self._memory)
@@ -75,8 +75,7 @@ class Area:
                     others.append((tensor, memory[begin:end]))
             places.append(memory[at:end])
             at = -(-end // _PAGE) * _PAGE
-        _copy(moves, neighbours, populate=self._is_fresh)
-        self._is_fresh = False
+        _copy(moves, neighbours, populate=is_new)
         for tensor, place in others:
             copy_into(tensor, place)
         return places
