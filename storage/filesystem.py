@@ -332,15 +332,23 @@ class ProfiledFileSystem(ChainedFileSystem):
             puts = {remote: (os.path.getsize(local), partial(one, local, remote)) for local, remote in files}
             self.writer.put_each(puts, self._access)
 
-    def memory(self, path: str) -> ObjectMemory:
-        """An object's bytes as memory that this machine's processes share, as far as its cache has room."""
+    def memory(self, path: str, *, is_whole: bool = False) -> ObjectMemory:
+        """An object's bytes as memory that this machine's processes share, as far as its cache has room.
+
+        Args:
+            is_whole: all of it will be wanted, so what is here is looked at while the store is asked for its content.
+        """
+        from .loading.looking import looking
         from .loading.memory import ObjectMemory
 
         path = self._strip(path)
         access = self._access(path)
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
         file = Path(path) if protocol in ("file", "local") else None
-        return ObjectMemory(*self.reader.first(path, access), self.reader.fetcher, access, file=file)
+        cache = cache_for(self.fs, access) if is_whole else None
+        with looking(None if cache is None else cache.known(path)) as look:
+            source, head = self.reader.first(path, access)
+        return ObjectMemory(source, head, self.reader.fetcher, access, file=file, look=look)
 
     def prefetch(
         self,

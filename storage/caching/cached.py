@@ -154,16 +154,28 @@ class CachedObject:
         It is not removed to make room for as long as the memory is in use. Nothing in it is to be believed before
         `unsound` was asked. Raises OSError.
         """
+        memory = self.unpinned()
+        self.pin_for(memory)
+        return memory
+
+    def unpinned(self) -> mmap.mmap:
+        """The same memory, of an object that may be removed. Raises OSError."""
+        return private(self._fd, self.subject.size, self._data_at)
+
+    def pin_for(self, memory: mmap.mmap) -> None:
+        """Let it not be removed to make room for as long as this memory of it is in use. Raises OSError."""
         pin = self.pin()
         try:
             if not pin.acquire(_PIN_PATIENCE_S):
                 raise BlockingIOError(f"{self.path} is being removed")
-            memory = private(self._fd, self.subject.size, self._data_at)
         except BaseException:
             pin.close()
             raise
         weakref.finalize(memory, pin.close)
-        return memory
+
+    def is_same_file(self, other: CachedObject) -> bool:
+        """Whether what is written to one is there in the other."""
+        return os.path.sameopenfile(self._fd, other._fd)
 
     def unsound(self, first: int, last: int, memory: memoryview) -> list[int]:
         """Blocks, of those from `first` to before `last`, that are not there, or not what was written.

@@ -54,16 +54,16 @@ class StoreCache:
         cached = self.folder.find(Subject(self._store, path, version.size, version.tag))
         return None if cached is None or cached.missing(0, length) else version
 
-    def known(self, path: str, size: int) -> CachedObject | None:
+    def known(self, path: str, size: int | None = None) -> CachedObject | None:
         """What is there of an object, as the store has described it last, however long ago; made by nobody here.
 
         Only for whoever can tell by other means whether it is the right content.
 
         Args:
-            size: of the content that is wanted.
+            size: of the content that is wanted; any, by default.
         """
         version = self.folder.version(self._store, path, 0.0)
-        if version is None or version.size != size:
+        if version is None or not version.tag or not version.size or size not in (None, version.size):
             return None
         return self.folder.find(Subject(self._store, path, version.size, version.tag))
 

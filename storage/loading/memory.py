@@ -6,18 +6,17 @@ import logging
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from ...profiles.access import MIB, Access
-from ..caching.cached import CachedObject, private
+from ..caching.cached import private
 from ..caching.layout import BLOCK_BYTES, blocks_around
 from ..caching.through import CachedSource
 from ..reading.fetching import Fetcher
 from ..reading.heap import fresh
 from ..reading.origin import Abandoned, Source
 from ..reading.ranges import coalesced, parts
+from .looking import Look, Run, Sound
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +26,6 @@ Bytes = Callable[[int, int], None]
 _PART_BYTES = 8 * MIB
 """Four times as large as pays for the first byte alone, since a request costs 0.7 ms of a core here: 1 GiB takes 1.2 s
 by these and 1.5 by parts of 2 MiB. Parts of 16 MiB gain no more, and hold twice the memory."""
-_LOOKERS, _LOOKED_BLOCKS = 4, 32 * MIB // BLOCK_BYTES
-"""Threads that compare blocks with their sums, which needs no lock of the interpreter, and how many at a time."""
 _PATIENCES_S = (0.0, 30.0, 30.0)
 """What others are fetching is left for later, and then waited for; in the end it is fetched here too."""
 
@@ -45,6 +42,7 @@ class ObjectMemory:
     Args:
         head: its first bytes, as far as they came already.
         file: where it lies on this machine, if it does; then that is its memory, as it is.
+        look: what was found meanwhile of what is here; it counts if that is the same content.
 
     Attributes:
         memory: as long as the object; only what was brought means something.
@@ -52,7 +50,14 @@ class ObjectMemory:
     """
 
     def __init__(
-        self, source: Source, head: bytes, fetcher: Fetcher, access: Access, *, file: Path | None = None
+        self,
+        source: Source,
+        head: bytes,
+        fetcher: Fetcher,
+        access: Access,
+        *,
+        file: Path | None = None,
+        look: Look | None = None,
     ) -> None:
         self.path = source.path
         self.size = source.version.size
@@ -61,13 +66,13 @@ class ObjectMemory:
         self._access = access
         self._source = source if isinstance(source, CachedSource) else None
         self._behind = source.behind if isinstance(source, CachedSource) else source
+        self._sound = Sound(-(-self.size // BLOCK_BYTES), are_all=file is not None)
         if file is not None and self.size:
             with file.open("rb") as opened:
                 self.memory = private(opened.fileno(), self.size)
         else:
-            self.memory = self._shared() if self._source is not None else self._own()
+            self.memory = self._shared(look) if self._source is not None else self._own()
         self._view = memoryview(self.memory)
-        self._sound = bytearray(b"\0" if file is None else b"\1") * -(-self.size // BLOCK_BYTES)
         self._lock = threading.Lock()
         if head and self._source is None and file is None:
             self._spill(0, memoryview(head)[: len(head) if len(head) == self.size else _whole(len(head))])
@@ -101,41 +106,31 @@ class ObjectMemory:
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _shared(self) -> mmap.mmap:
+    def _shared(self, look: Look | None) -> mmap.mmap:
         assert self._source is not None
+        cached = self._source.cached
         try:
-            return self._source.cached.mapped()
+            if look is None or not cached.is_same_file(look.cached):
+                return cached.mapped()
+            cached.pin_for(look.memory)
         except OSError as error:
             log.warning("%s can't be shared with other processes: %s", self.path, error)
             self._source = None
             return self._own()
+        self._sound = look.sound
+        return look.memory
 
     def _own(self) -> mmap.mmap:
         return fresh(max(1, self.size))
 
-    def _unsound(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _unsound(self, spans: Sequence[Run]) -> list[Run]:
         """Runs of blocks, of those in some runs, that are not known to be right after having looked."""
-        runs = [run for first, last in spans for run in _runs(self._sound, first, last)]
-        if self._source is None:
-            return runs
-        look = partial(self._looked, self._source.cached)
-        pieces = [piece for first, last in runs for piece in parts(first, last, _LOOKED_BLOCKS)]
-        if len(pieces) <= 1:
-            return [run for piece in pieces for run in look(piece)]
-        with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="holdshort-verify") as pool:
-            return [run for found in pool.map(look, pieces) for run in found]
-
-    def _looked(self, cached: CachedObject, piece: tuple[int, int]) -> list[tuple[int, int]]:
-        first, last = piece
-        wrong = cached.unsound(first, last, self._view)
-        self._mark_sound(first, last)
-        for block in wrong:
-            self._sound[block] = 0
-        return list(_runs(self._sound, first, last)) if wrong else []
+        runs = [run for first, last in spans for run in self._sound.runs(first, last)]
+        return runs if self._source is None else self._sound.look(self._source.cached, self._view, runs)
 
     def _each(
         self,
-        spans: Sequence[tuple[int, int]],
+        spans: Sequence[Run],
         told: _Told,
         act: Callable[[int, int, Callable[[int], None]], int],
     ) -> None:
@@ -170,7 +165,7 @@ class ObjectMemory:
         if failed:
             raise failed[0]
 
-    def _part_bytes(self, spans: Sequence[tuple[int, int]]) -> int:
+    def _part_bytes(self, spans: Sequence[Run]) -> int:
         """So large that all connections have something to do, unless that would make parts small."""
         share = self._bytes(spans) // self._access.connections
         return max(min(share, self._access.part_bytes, _PART_BYTES) // MIB * MIB, MIB)
@@ -189,7 +184,7 @@ class ObjectMemory:
             self._spill(start, data)
             return
         # What was just written from what the store sent needs no look.
-        self._mark_sound(*blocks_around(start, start + len(data)))
+        self._sound.mark(*blocks_around(start, start + len(data)))
 
     def _spill(self, start: int, data: memoryview) -> None:
         self._view[start : start + len(data)] = data
@@ -198,12 +193,9 @@ class ObjectMemory:
     def _is_own(self, start: int, end: int) -> None:
         with self._lock:
             self.own_bytes += end - start
-        self._mark_sound(*blocks_around(start, end))
+        self._sound.mark(*blocks_around(start, end))
 
-    def _mark_sound(self, first: int, last: int) -> None:
-        self._sound[first:last] = b"\1" * (last - first)
-
-    def _bytes(self, spans: Sequence[tuple[int, int]]) -> int:
+    def _bytes(self, spans: Sequence[Run]) -> int:
         return sum(min(last * BLOCK_BYTES, self.size) - first * BLOCK_BYTES for first, last in spans)
 
 
@@ -235,17 +227,6 @@ class _Told:
     def end(self) -> None:
         """All is there."""
         self.begin(0)
-
-
-def _runs(sound: bytearray, first: int, last: int) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
-    at = sound.find(0, first, last)
-    while at >= 0:
-        end = sound.find(1, at, last)
-        end = last if end < 0 else end
-        found.append((at, end))
-        at = sound.find(0, end, last)
-    return found
 
 
 def _whole(length: int) -> int:

@@ -31,10 +31,12 @@ class Weights:
         metadata: the text that its writer has added.
     """
 
-    def __init__(self, fs: ProfiledFileSystem, path: str, *, framework: str, device: str) -> None:
+    def __init__(
+        self, fs: ProfiledFileSystem, path: str, *, framework: str, device: str, is_whole: bool = False
+    ) -> None:
         self._fs, self._path = fs, path
         self._framework, self._device = framework, device
-        self._memory = fs.memory(path)
+        self._memory = fs.memory(path, is_whole=is_whole)
         self.path = self._memory.path
         size = self._memory.size
         self._bring([(0, min(size, _FIRST_BYTES))])
@@ -148,7 +150,8 @@ def load_safetensors(
     def load() -> dict[str, Any]:
         if path.endswith(_INDEX):
             return _load_shards(fs, path, framework, device, wanted, progress)
-        return Weights(fs, path, framework=framework, device=device).load(wanted, progress)
+        weights = Weights(fs, path, framework=framework, device=device, is_whole=wanted is None)
+        return weights.load(wanted, progress)
 
     try:
         return load()
@@ -171,7 +174,7 @@ def _load_shards(
     folder = path.rpartition("/")[0]
     with ExitStack() as opened:
         files: list[tuple[Weights, list[str]]] = []
-        each = partial(Weights, fs, framework=framework, device=device)
+        each = partial(Weights, fs, framework=framework, device=device, is_whole=names is None)
         with ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="holdshort-open") as pool:
             all_weights = list(pool.map(each, [f"{folder}/{file}" for file in by_file]))
         for weights, (file, inside) in zip(all_weights, by_file.items(), strict=True):

@@ -27,6 +27,7 @@ from holdshort.storage.caching.tending import prune
 from holdshort.storage.errors import Corrupt, MissingExtra, ObjectChanged, SettingsError
 from holdshort.storage.loading.header import length_of, parsed
 from support.faulty_s3 import FaultyS3
+from support.waiting import eventually
 from support.weights import Tensor, digest_of, framed, replica, written
 
 MIB = 2**20
@@ -125,20 +126,90 @@ def test_replicas_on_a_host_fetch_each_byte_once(store: FaultyS3, way: str) -> N
     assert store.served_bytes - heads <= len(FILE) * 1.05
 
 
-def test_a_bit_that_flips_on_the_disk_is_noticed_before_anything_is_handed_out(store: FaultyS3, cache: Path) -> None:
-    load_safetensors(URL, s3=store.options)
+def _flip_a_bit(cache: Path) -> None:
     (path,) = (cache / "objects").glob("*/*.object")
     with path.open("r+b") as file:
         file.seek(-100_000, 2)
         (byte,) = file.read(1)
         file.seek(-100_000, 2)
         file.write(bytes([byte ^ 1]))
+
+
+def test_a_bit_that_flips_on_the_disk_is_noticed_before_anything_is_handed_out(store: FaultyS3, cache: Path) -> None:
+    load_safetensors(URL, s3=store.options)
+    _flip_a_bit(cache)
     before = store.served_bytes
     _assert_same(load_safetensors(URL, s3=store.options))
     assert 0 < store.served_bytes - before <= 2 * BLOCK_BYTES
     before = store.served_bytes
     _assert_same(load_safetensors(URL, s3=store.options))
     assert store.served_bytes == before, "it has healed"
+
+
+# -- what is here, while the store is asked whether it still is that --------------------------------------
+
+ASKS = {"freshness_s": 0}
+
+
+def test_what_is_here_is_looked_at_before_the_store_has_answered(
+    store: FaultyS3, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_safetensors(URL, s3=store.options)
+    _flip_a_bit(cache)
+    before: list[str] = []
+
+    def asked(_: str) -> None:
+        if not before:  # the first answer comes once what is wrong was found
+            eventually(lambda: "not what had been written" in caplog.text)
+            before.append(caplog.text)
+
+    store.on_get = asked
+    _assert_same(load_safetensors(URL, s3=store.options, serving=ASKS))
+    assert before
+    assert caplog.text.count("not what had been written") == 1, "it is looked at once"
+
+
+def test_what_was_looked_at_counts_for_nothing_once_it_was_replaced(store: FaultyS3, cache: Path) -> None:
+    load_safetensors(URL, s3=store.options)
+    other = _tensors(seed=2)
+    store.content, store.tag = _bytes(other), '"second"'
+    _assert_same(load_safetensors(URL, s3=store.options, serving=ASKS), other)
+    (left,) = CacheFolder(cache, 100 * MIB).entries()
+    assert "second" in left.subject.tag, "the old content has left the cache at once"
+
+
+def test_what_leaves_the_cache_while_it_is_looked_at_is_fetched_again(store: FaultyS3, cache: Path) -> None:
+    load_safetensors(URL, s3=store.options)
+    before, folder = store.served_bytes, CacheFolder(cache, 100 * MIB)
+    left: list[object] = []
+
+    def asked(_: str) -> None:
+        if not left:
+            left.extend(prune(folder, unused_s=0.0))
+
+    store.on_get = asked
+    found = load_safetensors(URL, s3=store.options, serving=ASKS)
+    _assert_same(found)
+    assert len(left) == 1
+    assert len(FILE) <= store.served_bytes - before <= len(FILE) * 1.05
+    assert prune(folder, unused_s=0.0) == [], "what was fetched is held as long as any array lives"
+
+
+def test_nothing_goes_on_looking_when_the_store_has_no_such_object_any_more(store: FaultyS3) -> None:
+    load_safetensors(URL, s3=store.options)
+    store.faults.append("404")
+    with pytest.raises(FileNotFoundError):
+        load_safetensors(URL, s3=store.options, serving=ASKS)
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("holdshort-verify")]
+
+
+def test_who_wants_some_tensors_reads_no_others(store: FaultyS3, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_safetensors(URL, s3=store.options)
+    _flip_a_bit(cache)
+    with open_safetensors(URL, s3=store.options, serving=ASKS) as weights:
+        assert weights.keys() == list(ARRAYS)
+    load_safetensors(URL, s3=store.options, serving=ASKS, names=["l0.w"])
+    assert "not what had been written" not in caplog.text
 
 
 def test_what_is_loaded_stays_in_the_cache_as_long_as_any_array_lives(store: FaultyS3, cache: Path) -> None:
