@@ -167,7 +167,10 @@ def blocks_around(start: int, end: int) -> tuple[int, int]:
 
 def missing(sums: list[int | None], first: int, gap_blocks: int) -> Iterator[tuple[int, int]]:
     """Runs of blocks that are not there, (first, one after the last); those with no more than a gap between are one."""
-    if sums and sums.count(None) == len(sums):
+    absent = sums.count(None)  # nearly always all or none
+    if not absent:
+        return
+    if absent == len(sums):
         yield first, first + len(sums)
         return
     begin = end = -1

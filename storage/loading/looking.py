@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,9 @@ def looking(cached: CachedObject | None) -> Generator[Look | None]:
         if not is_over.is_set():
             look.sound.look(look.cached, view, [piece])
 
-    pool = ThreadPoolExecutor(_LOOKERS, thread_name_prefix="holdshort-verify")
+    # Not more than run at once: the request that is being made has to come by.
+    lookers = min(_LOOKERS, len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(lookers, thread_name_prefix="holdshort-verify")
     try:
         for piece in _pieces([(0, look.cached.subject.blocks)]):
             pool.submit(one, piece)

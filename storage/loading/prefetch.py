@@ -315,15 +315,18 @@ class _Run:
             if not isinstance(source, CachedSource):
                 self._useless(f"{path} is not cached")
                 return came
-            use = source.cached.use
-            one.cached, one.opens = source.cached, use.opens
-            if self._by_reads and self._is_new(place) and use.opens and use.last_s >= self._began_s:
-                one.opens = -1  # its reader was faster
-                return came
+            one.cached = source.cached
+            if self._by_reads:
+                use = source.cached.use
+                one.opens = use.opens
+                if self._is_new(place) and use.opens and use.last_s >= self._began_s:
+                    one.opens = -1  # its reader was faster
+                    return came
             size = source.version.size
             lacking = sum(end - start for start, end in source.cached.missing(0, size))
             with self._news:
-                self._ahead_bytes = self._wide_bytes if source.has_room(self._wide_bytes) else self._full_bytes
+                if lacking:
+                    self._ahead_bytes = self._wide_bytes if source.has_room(self._wide_bytes) else self._full_bytes
                 self._window.found(one, size, lacking + len(head))
                 self._promised_bytes += lacking
                 promised = self._promised_bytes
