@@ -130,7 +130,7 @@ class SeaweedServer(Server):
             "dir": self.folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "filer": "true",
             "s3": "true", "s3.config": self.folder / "s3.json", "s3.port.iceberg": 0, "s3.port.lance": 0,
             "filer.localSocket": self.folder / "filer.sock", "s3.localSocket": self.folder / "s3.sock",
-            "volume.max": 50, "master.volumeSizeLimitMB": 64, "master.telemetry": "false",
+            "volume.max": 200, "master.volumeSizeLimitMB": 64, "master.telemetry": "false",
             "master.electionTimeout": "1s", "debug.port": self._further[0],
         }  # fmt: skip
         return [program, "server", *(f"-{name}={value}" for name, value in flags.items())]
