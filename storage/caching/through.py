@@ -209,9 +209,12 @@ class CachedSource:
     ) -> int:
         """Fetch whole blocks into memory; returns how many bytes came from the store.
 
-        What comes is kept, also if the rest is not wanted any more, or can't be had.
+        What comes is kept, also if the rest is not wanted any more, or can't be had. Of the last block is told once all
+        of them are: a process may end as soon as it has read what it wanted, and what it had not kept by then would be
+        fetched again by the next one.
         """
         kept = had = 0
+        last_block = (len(into) - 1) // BLOCK_BYTES * BLOCK_BYTES
 
         def keep(until: int) -> None:
             nonlocal kept
@@ -224,7 +227,7 @@ class CachedSource:
         def came(so_far: int) -> None:
             nonlocal had
             had = so_far
-            progress(so_far)
+            progress(min(so_far, last_block))
             whole = (begin + so_far) // _KEPT_BYTES * _KEPT_BYTES - begin
             if kept < whole < len(into):
                 keep(whole)
@@ -236,4 +239,5 @@ class CachedSource:
                 keep(whole)
             raise
         keep(len(into))
+        progress(len(into))
         return got

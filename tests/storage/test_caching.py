@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdshort.storage.caching import through
-from holdshort.storage.caching.folder import CacheFolder
+from holdshort.storage.caching.folder import _CHANGING_AT, CacheFolder  # pyright: ignore[reportPrivateUsage]
 from holdshort.storage.caching.layout import BLOCK_BYTES, Subject, subject_of
 from holdshort.storage.caching.locks import RangeLock
 from holdshort.storage.caching.place import _file_system, cache_folder, unusable  # pyright: ignore[reportPrivateUsage]
@@ -36,7 +36,7 @@ from holdshort.storage.caching.tending import existing, prune, verify
 from holdshort.storage.errors import SettingsError, StoreUnavailable
 from holdshort.storage.filesystem import TrainingFileSystem
 from holdshort.storage.reading import buffers, fetching
-from support.caching import digest_of, opened, read_for_ever
+from support.caching import digest_of, opened, read_and_vanish, read_for_ever
 from support.commands import Commands, Ran
 from support.faulty_gcs import FaultyGcs
 from support.faulty_s3 import FaultyS3
@@ -352,6 +352,23 @@ def test_sixteen_processes_on_a_cold_object_fetch_each_byte_once_and_read_right(
     assert found == [DIGEST] * 16
     heads = 16 * 256 * 1024  # each has asked what it is
     assert store.served_bytes - heads <= len(CONTENT) * 1.05
+
+
+def test_a_process_that_ends_as_soon_as_it_has_read_has_kept_what_came(
+    store: FaultyS3, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(store.options).cat_file(PATH, start=0, end=1)
+    monkeypatch.setattr("holdshort.storage.caching.folder._PATIENCE_S", 60.0)
+    counting = RangeLock(cache / "used", _CHANGING_AT)
+    assert counting.acquire(), "until then nothing is kept"
+    child = multiprocessing.get_context("fork").Process(target=read_and_vanish, args=(store.options, PATH))
+    child.start()
+    child.join(1.0)
+    counting.close()
+    child.join()
+    assert child.exitcode == 0
+    (entry,) = CacheFolder(cache, 100 * MIB).entries()
+    assert entry.held_bytes == len(CONTENT)
 
 
 def test_threads_of_one_process_fetch_each_byte_once(store: FaultyS3) -> None:
