@@ -11,8 +11,10 @@ import typer
 from .jobs import AsJson
 
 if TYPE_CHECKING:
-    from ..profiles import Applied
+    from ..profiles import Applied, Profile
     from ..profiles.sizing import DataSize
+
+_PREFIXES = ("training", "serving", "checkpoint")
 
 app = typer.Typer(no_args_is_help=True, help="How bytes are read from stores, and why so.")
 
@@ -71,6 +73,8 @@ def explain(
         print_json({**found, "data": asdict(data)} if data else found)
         return
     typer.echo(f"{plan.profile}: {choice.why}.")
+    if choice.source == "name" and plan.profile not in _PREFIXES:
+        typer.echo(f"fsspec knows no prefix of that name; say {_in_python(url, choice.profile)}")
     if data:
         typer.echo(_said(data))
     print_table(
@@ -82,6 +86,13 @@ def explain(
         typer.echo("What processes of this machine have seen there:")
         rows = [(each.process, ago(each.at_s), pattern.name, "; ".join(pattern.signals)) for each, pattern in told]
         print_table(("process", "ago", "how it was read", "told by"), rows, empty="")
+
+
+def _in_python(url: str, profile: Profile) -> str:
+    """How a URL is opened with a profile that is no prefix of fsspec's, e.g. one of the user's own."""
+    prefix = profile.extends if profile.extends in _PREFIXES else "auto"
+    place = url.partition("::")[2]
+    return f'fsspec.open("{prefix}::{place}", {prefix}={{"profile": "{profile.name}"}})'
 
 
 def _counted(url: str, *, quiet: bool) -> DataSize:

@@ -28,7 +28,7 @@ class Profile:
     """How bytes of one kind move between a store and a process. What it leaves open, the node decides.
 
     Attributes:
-        name: as users write it before "::" in a URL.
+        name: as users write it before "::" in a URL, or as the argument `profile` if fsspec knows no such prefix.
         reason: what kind of access it is for, in one sentence.
         extends: the profile whose values count where it has none of its own; "" for one that stands alone.
 

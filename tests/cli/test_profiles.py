@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from holdshort.jobs import Settings
@@ -50,6 +51,20 @@ def test_a_profile_of_ones_own_is_listed_explained_and_used(
     monkeypatch.setenv("HOLDSHORT_CONFIG", str(tmp_path / "holdshort.toml"))
     fs = TrainingFileSystem(target_protocol="memory", profile="mine", connections=3)
     assert (fs.explain("x")[1].access.part_bytes, fs.explain("x")[1].access.connections) == (2 * 2**20, 3)
+
+
+@pytest.mark.parametrize("name", ["mine", "plain"])
+def test_explain_says_how_a_profile_is_used_that_is_no_prefix(
+    run: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "holdshort.toml").write_text(MINE)
+    monkeypatch.setenv("HOLDSHORT_CONFIG", str(tmp_path / "holdshort.toml"))
+    said = run("profile", "explain", f"{name}::memory://b/x").out
+    (code,) = (line.partition("; say ")[2] for line in said.splitlines() if "; say " in line)
+    opened = eval(code, {"fsspec": fsspec})
+    assert opened.path == "/b/x"
+    assert opened.fs.explain(opened.path)[1].profile == name
+    assert "; say " not in run("profile", "explain", "training::memory://b/x").out
 
 
 @pytest.mark.parametrize(
