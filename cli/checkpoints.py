@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,17 +14,28 @@ from .exits import Exit
 from .jobs import AsJson, follow
 
 if TYPE_CHECKING:
-    from ..jobs import Client
+    from ..storage.store import Store
 
 
 def _checked(name: str) -> str:
     from ..jobs.spec import check_name
 
+    if _is_by_url(name):
+        return name
     try:
         return check_name(name)
     except ValueError as error:
-        hint = ". Name its store by holdshort --store, and here what it is called there" if "/" in name else ""
+        hint = "; or be a run's URL, or its folder from / on" if "/" in name else ""
         raise typer.BadParameter(f"{name!r} {error}{hint}") from error
+
+
+def _is_by_url(name: str) -> bool:
+    return "://" in name or _behind_prefix(name).startswith(("/", "~"))
+
+
+def _behind_prefix(url: str) -> str:
+    """The URL or folder without the profile that may be named before it."""
+    return url.rpartition("::")[2]
 
 
 def _step(text: str) -> str:
@@ -31,7 +44,14 @@ def _step(text: str) -> str:
     return text
 
 
-Name = Annotated[str, typer.Argument(help="What the checkpoints belong to, e.g. a training run.", callback=_checked)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="What the checkpoints belong to, e.g. a training run: its name in the store, or the URL or folder that "
+        "training saves it to.",
+        callback=_checked,
+    ),
+]
 Pool = Annotated[
     str | None,
     typer.Option(help="Let this pool's workers do it, as a job, instead of doing it here and now.", show_default=False),
@@ -63,16 +83,14 @@ def save(
 
     Example: `holdshort checkpoint save run-7 runs/7/step-1000 --step 1000`
     """
-    from ..jobs import Client
     from ..jobs.identity import new_id
     from ..storage.checkpoints.copying import copy_folder
     from .output import bytes_bar, print_json, say
 
-    with Client() as client:
-        if _submitted(client, pool, priority, wait=wait, json=json, action="save", name=name, source=source, step=step):
-            return
-        with bytes_bar(f"saving {name}", quiet=json) as progress:
-            found = copy_folder(client.ledger.store, source, name, step, attempt=new_id(), progress=progress)
+    if _submitted(pool, priority, wait=wait, json=json, action="save", name=name, source=source, step=step):
+        return
+    with _place(name, is_made=True) as (store, run), bytes_bar(f"saving {name}", quiet=json) as progress:
+        found = copy_folder(store, source, run, step, attempt=new_id(), progress=progress)
     size_bytes = sum(file.size_bytes for file in found.files)
     if json:
         print_json({"name": name, "step": step, "files": len(found.files), "bytes": size_bytes})
@@ -86,13 +104,11 @@ def list_(name: Name, json: AsJson = False) -> None:
 
     Example: `holdshort checkpoint list run-7`
     """
-    from ..jobs import Client
     from ..storage.checkpoints.manifest import read_manifest, steps
     from .output import print_json, print_table
 
-    with Client() as client:
-        store = client.ledger.store
-        found = [read_manifest(store, name, step) for step in steps(store, name)]
+    with _place(name) as (store, run):
+        found = [read_manifest(store, run, step) for step in steps(store, run)]
     if json:
         print_json([asdict(manifest) for manifest in found])
         return
@@ -113,20 +129,15 @@ def verify(
 
     Example: `holdshort checkpoint verify run-7 1000`
     """
-    from ..jobs import Client
-    from ..storage.checkpoints.manifest import read_manifest, steps
+    from ..storage.checkpoints.manifest import read_manifest
     from ..storage.checkpoints.manifest import verify as check
-    from ..storage.errors import ObjectNotFound
     from .output import bytes_bar, note, print_json, say
 
-    with Client() as client:
-        if _submitted(client, pool, priority, wait=wait, json=json, action="verify", name=name, step=_number(step)):
-            return
-        store = client.ledger.store
-        wanted = _wanted(step, steps(store, name))
-        if not wanted:
-            raise ObjectNotFound(f"The store {store.url} holds no checkpoint of {name}.")
-        manifests = [read_manifest(store, name, number) for number in wanted]
+    if _submitted(pool, priority, wait=wait, json=json, action="verify", name=name, step=_number(step)):
+        return
+    with _place(name) as (store, run):
+        wanted = _wanted(step, store, run)
+        manifests = [read_manifest(store, run, number) for number in wanted]
         total, done = sum(file.size_bytes for manifest in manifests for file in manifest.files), 0
         wrong: dict[int, dict[str, str]] = {}
         with bytes_bar(f"verifying {name}", quiet=json) as progress:
@@ -173,27 +184,25 @@ def restore(
 
     Examples: `holdshort checkpoint restore run-7 runs/7/resumed`, `holdshort checkpoint restore run-7 --warm`
     """
-    from ..jobs import Client
     from ..storage.checkpoints.restoring import restore as restored
     from ..storage.checkpoints.warming import warm as warmed
     from .output import bytes_bar, note, print_json, say
 
     if (folder is None) is not warm:
         raise typer.BadParameter("name a folder, or say --warm to fill this node's cache", param_hint="FOLDER")
-    with Client() as client:
-        to = None if folder is None else str(folder)
-        if _submitted(client, pool, priority, wait=wait, json=json, action="restore", name=name, to=to, step=step):
-            return
-        store = client.ledger.store
-        with bytes_bar(f"{'warming' if warm else 'restoring'} {name}", quiet=json) as progress:
-            if folder is None:
-                cached = warmed(store, name, step=step, progress=progress)
-                manifest, passed_over, where = cached.manifest, cached.passed_over, f"the cache, {cached.cache}"
-                told: dict[str, Any] = {"cache": str(cached.cache), "fetched_bytes": cached.fetched_bytes}
-            else:
-                found = restored(store, name, folder, step=step, progress=progress)
-                manifest, passed_over, where = found.manifest, found.passed_over, str(found.folder)
-                told = {"folder": where}
+    to = None if folder is None else str(folder)
+    if _submitted(pool, priority, wait=wait, json=json, action="restore", name=name, to=to, step=step):
+        return
+    doing = f"{'warming' if warm else 'restoring'} {name}"
+    with _place(name) as (store, run), bytes_bar(doing, quiet=json) as progress:
+        if folder is None:
+            cached = warmed(store, run, step=step, progress=progress)
+            manifest, passed_over, where = cached.manifest, cached.passed_over, f"the cache, {cached.cache}"
+            told: dict[str, Any] = {"cache": str(cached.cache), "fetched_bytes": cached.fetched_bytes}
+        else:
+            found = restored(store, run, folder, step=step, progress=progress)
+            manifest, passed_over, where = found.manifest, found.passed_over, str(found.folder)
+            told = {"folder": where}
     size_bytes = sum(file.size_bytes for file in manifest.files)
     if json:
         problems = [{"step": number, "problem": why} for number, why in passed_over]
@@ -224,23 +233,21 @@ def prune(
 
     Example: `holdshort checkpoint prune run-7 --keep-last 3 --keep-every 1000`
     """
-    from ..jobs import Client
     from ..storage.checkpoints.restoring import prune as pruned
     from .output import print_json, say
 
     if pool is not None and dry_run:
         raise typer.BadParameter("it looks here and now; leave --pool out", param_hint="--dry-run")
-    with Client() as client:
-        if _submitted(
-            client, pool, priority, wait=wait, json=json,
-            action="prune", name=name, keep_last=keep_last, keep_every=keep_every,
-        ):  # fmt: skip
-            return
-        gone = pruned(client.ledger.store, name, keep_last=keep_last, keep_every=keep_every, really=not dry_run)
+    values = {"action": "prune", "name": name, "keep_last": keep_last, "keep_every": keep_every}
+    if _submitted(pool, priority, wait=wait, json=json, **values):
+        return
+    with _place(name) as (store, run):
+        gone = pruned(store, run, keep_last=keep_last, keep_every=keep_every, really=not dry_run)
     if json:
         print_json({"name": name, "removed": gone, "dry_run": dry_run})
     elif gone:
-        say(f"{'would remove' if dry_run else 'removed'} {len(gone)} steps of {name}: {', '.join(map(str, gone))}")
+        count = f"{len(gone)} step{'' if len(gone) == 1 else 's'}"
+        say(f"{'would remove' if dry_run else 'removed'} {count} of {name}: {', '.join(map(str, gone))}")
     else:
         say(f"no step of {name} is to go")
 
@@ -259,28 +266,25 @@ def replicate(
 
     Example: `holdshort checkpoint replicate run-7 s3://backup/holdshort --step all`
     """
-    from ..jobs import CheckpointJob, Client
+    from ..jobs import CheckpointJob, Settings
     from ..jobs.checkpoints.places import Places
     from ..storage.checkpoints.copying import copy_step
-    from ..storage.checkpoints.manifest import steps
-    from ..storage.errors import ObjectNotFound
     from .output import bytes_bar, print_json, say
 
-    with Client() as client:
-        values: dict[str, Any] = {"action": "replicate", "name": name, "to": to, "step": _number(step)}
-        if _submitted(client, pool, priority, wait=wait, json=json, **values):
-            return
-        job = CheckpointJob.model_validate({"pool": "none", **values})  # checks and completes the same
-        store, target = client.ledger.store, Places.of(client.settings).store(str(job.to))
+    values: dict[str, Any] = {"action": "replicate", "name": name, "to": to, "step": _number(step)}
+    if _submitted(pool, priority, wait=wait, json=json, **values):
+        return
+    with _place(name) as (store, run):
+        # Checks and completes the same as a job's.
+        job = CheckpointJob.model_validate({"pool": "none", **values, "name": run})
+        target = Places.of(Settings.load()).store(str(job.to))
         if target.url == store.url:
             raise typer.BadParameter(f"{target.url} is the store that the checkpoint is in", param_hint="TO")
-        wanted = _wanted(step, steps(store, name))
-        if not wanted:
-            raise ObjectNotFound(f"The store {store.url} holds no checkpoint of {name}.")
+        wanted = _wanted(step, store, run)
         copied: list[int] = []
         for number in wanted:
             with bytes_bar(f"replicating step {number} of {name}", quiet=json) as progress:
-                if copy_step(store, target, name, number, progress=progress):
+                if copy_step(store, target, run, number, progress=progress):
                     copied.append(number)
     there = [number for number in wanted if number not in copied]
     if json:
@@ -293,29 +297,62 @@ def replicate(
 # -- shared ----------------------------------------------------------------------------------------------
 
 
-def _submitted(
-    client: Client, pool: str | None, priority: str | None, *, wait: bool, json: bool, **values: Any
-) -> bool:
+def _submitted(pool: str | None, priority: str | None, *, wait: bool, json: bool, **values: Any) -> bool:
     """Submit and follow a job, if a pool was named; False without one."""
-    from ..jobs import CheckpointJob
+    from ..jobs import CheckpointJob, Client
 
     if pool is None:
         for given, option in ((priority, "--priority"), (wait, "--wait")):
             if given:
                 raise typer.BadParameter("it is for a job; name its workers with --pool", param_hint=option)
         return False
+    if _is_by_url(values["name"]):
+        raise typer.BadParameter("jobs are for runs of the store, by their name; leave it out", param_hint="--pool")
     if priority is not None:
         values["priority"] = int(priority) if priority.isdigit() else priority
     given = {field: value for field, value in values.items() if value is not None}
-    follow(client.submit(CheckpointJob.model_validate({"pool": pool, **given})), wait=wait, json=json)
+    with Client() as client:
+        follow(client.submit(CheckpointJob.model_validate({"pool": pool, **given})), wait=wait, json=json)
     return True
+
+
+@contextmanager
+def _place(name: str, *, is_made: bool = False) -> Generator[tuple[Store, str]]:
+    """The store that a run is in, and its name there.
+
+    Args:
+        is_made: its folder may still have to be made.
+
+    Raises:
+        ObjectNotFound: there is no such folder.
+    """
+    from ..jobs import Client, Settings
+    from ..jobs.checkpoints.places import Places
+    from ..storage.checkpoints.runs import run_at
+    from ..storage.errors import ObjectNotFound
+
+    if not _is_by_url(name):
+        with Client() as client:
+            yield client.ledger.store, name
+        return
+    place = _behind_prefix(name)
+    if not is_made and "://" not in place and not Path(place).expanduser().is_dir():
+        raise ObjectNotFound(f"There is no folder {place}.")
+    run = run_at(name, Places.of(Settings.load()).options_of(place))
+    yield run.store, run.name
 
 
 def _number(step: str) -> int | str:
     return int(step) if step.isdigit() else step
 
 
-def _wanted(step: str, committed: list[int]) -> list[int]:
-    if step.isdigit():
-        return [int(step)]
-    return committed if step == "all" else committed[-1:]
+def _wanted(step: str, store: Store, run: str) -> list[int]:
+    """The steps that were asked for. Raises ObjectNotFound if none is committed."""
+    from ..storage.checkpoints.manifest import steps
+    from ..storage.errors import ObjectNotFound
+
+    committed = steps(store, run)
+    wanted = [int(step)] if step.isdigit() else committed if step == "all" else committed[-1:]
+    if not wanted:
+        raise ObjectNotFound(f"The store {store.url} holds no checkpoint of {run}.")
+    return wanted

@@ -33,7 +33,10 @@ class Places:
         """Another store, opened once. Raises StoreRefused, StoreUnavailable, MissingExtra."""
         with self._lock:
             if url not in self._opened:
-                fitting = [known for known in self._options if f"{url}/".startswith(f"{known.rstrip('/')}/")]
-                options = self._options[max(fitting, key=len)] if fitting else {}
-                self._opened[url] = open_store(url, storage_options=options)
+                self._opened[url] = open_store(url, storage_options=self.options_of(url))
             return self._opened[url]
+
+    def options_of(self, url: str) -> dict[str, Any]:
+        """The options that were given for what this URL begins with."""
+        fitting = [known for known in self._options if f"{url}/".startswith(f"{known.rstrip('/')}/")]
+        return self._options[max(fitting, key=len)] if fitting else {}

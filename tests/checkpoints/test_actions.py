@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from holdshort.jobs import Client, RefusedJob, Settings
 from holdshort.jobs.spec import CheckpointJob
 from holdshort.jobs.status import StatusReader
+from holdshort.storage import checkpoints
 from holdshort.storage.checkpoints.manifest import manifest_path, read_manifest, steps, verify
 from holdshort.storage.errors import IdempotencyConflict, ObjectNotFound
 from holdshort.storage.opening import open_store
@@ -339,7 +342,32 @@ def test_each_command_acts_here_and_now(tmp_path: Path, source: Path) -> None:
     for wrong in (("verify", "run", "newest"), ("prune", "run", "--keep-last", "1", "--dry-run", "--pool", "embed"),
                   ("restore", "run", "out", "--wait"), ("replicate", "run", "x", "--priority", "9")):  # fmt: skip
         run("checkpoint", *wrong, code=2)
-    assert "--store" in run("checkpoint", "list", "s3://bucket/run", code=2).err
+    assert "its folder" in run("checkpoint", "list", "runs/7", code=2).err
     assert "no checkpoint of nobody" in run("checkpoint", "verify", "nobody", code=4).err
     with Client(settings=settings) as client:
         assert list(client.jobs()) == [], "none of it was a job"
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_commands_see_what_training_saved_to_a_place_of_its_own(
+    tmp_path: Path, source: Path, request: pytest.FixtureRequest, where: str
+) -> None:
+    place, options = str(tmp_path / "runs" / "7"), {}
+    if where == "s3":
+        place = f"{request.getfixturevalue('s3_url')}/runs/7"
+        options = request.getfixturevalue("s3_server").options
+    run = partial(Commands(tmp_path, None), HOLDSHORT_REPLICAS=json.dumps({place: options}))
+    for step in (1, 2):
+        checkpoints.save(source, place, step, storage_options=options)
+    run("checkpoint", "save", f"checkpoint::{place}", str(source), "--step", "3")
+    assert checkpoints.steps(place, storage_options=options) == [1, 2, 3]
+    assert [each["step"] for each in run("checkpoint", "list", place, "--json").json] == [1, 2, 3]
+    assert [each["ok"] for each in run("checkpoint", "verify", place, "--json").json["steps"]] == [True] * 3
+    run("checkpoint", "restore", place, "back", "--step", "2")
+    assert content(tmp_path / "back") == FILES
+    assert run("checkpoint", "replicate", place, str(tmp_path / "other"), "--json").json["copied"] == [3]
+    assert steps(open_store(str(tmp_path / "other")), "7") == [3]
+    assert run("checkpoint", "prune", place, "--keep-last", "1", "--json").json["removed"] == [1, 2]
+    assert checkpoints.steps(place, storage_options=options) == [3]
+    assert "by their name" in run("checkpoint", "verify", place, "--pool", "embed", code=2).err
+    assert "no folder /nowhere/7" in run("checkpoint", "list", "/nowhere/7", code=4).err
