@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import cast
+from typing import Protocol, cast
 
 from .answer import Answer
 from .errors import SettingsError
@@ -23,7 +23,16 @@ _CLOSED = (ConnectionError, http.client.BadStatusLine, ssl.SSLError)
 """What a connection that the server has closed may say, when it is used once more."""
 _RESET = struct.pack("ii", 1, 0)
 
-Sending = Callable[[memoryview, socket.socket], AbstractContextManager[Iterable[memoryview]]]
+
+class Body(Protocol):
+    """What is sent, in one place (a memoryview) or several: then a slice of it may be shorter than was asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> memoryview: ...
+
+
+Sending = Callable[[Body, socket.socket], AbstractContextManager[Iterable[memoryview]]]
 """Gives the pieces of a body, each to be sent by one call. Entered once it is known by which connection they go, for
 each one that is tried, and left when the answer has been read; what it raises ends the request."""
 
@@ -35,13 +44,16 @@ class Broken(Exception):
 def evenly(before_each: Callable[[], None] = lambda: None) -> Sending:
     """In pieces of one size; `before_each` is called before each of them, and may raise."""
 
-    def pieces(body: memoryview) -> Iterator[memoryview]:
-        for start in range(0, len(body), _CHUNK_BYTES):
+    def pieces(body: Body) -> Iterator[memoryview]:
+        start = 0
+        while start < len(body):
             before_each()
-            yield body[start : start + _CHUNK_BYTES]
+            piece = body[start : start + _CHUNK_BYTES]
+            start += len(piece)
+            yield piece
 
     @contextmanager
-    def sending(body: memoryview, _: socket.socket) -> Generator[Iterator[memoryview]]:
+    def sending(body: Body, _: socket.socket) -> Generator[Iterator[memoryview]]:
         yield pieces(body)
 
     return sending
@@ -82,7 +94,7 @@ class Connections:
         method: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes | memoryview = b"",
+        body: bytes | Body = b"",
         sending: Sending = EVENLY,
     ) -> Generator[Answer]:
         """The answer to a request; its body is to be read inside. What is left of it costs the connection.
@@ -124,7 +136,7 @@ class Connections:
         method: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes | memoryview,
+        body: bytes | Body,
         sending: Sending,
         under_way: ExitStack,
     ) -> tuple[http.client.HTTPConnection, Answer]:
@@ -136,7 +148,8 @@ class Connections:
                 if not body:
                     connection.request(method, target, headers=dict(headers))
                     return connection, _response(connection)
-                pieces = under_way.enter_context(sending(memoryview(body), connection.sock))
+                whole = memoryview(body) if isinstance(body, bytes) else body
+                pieces = under_way.enter_context(sending(whole, connection.sock))
                 return connection, _exchange(connection, method, target, headers, pieces, len(body))
             except (OSError, http.client.HTTPException) as error:
                 under_way.close()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
-from ..connections import Sending, cut_off
+from ..connections import Body, Sending, cut_off
 from ..flow import Flow
 
 
@@ -27,7 +27,7 @@ def as_it_flows(flow: Flow) -> Sending:
     """
 
     @contextmanager
-    def sending(body: memoryview, sock: socket.socket) -> Generator[Iterator[memoryview]]:
+    def sending(body: Body, sock: socket.socket) -> Generator[Iterator[memoryview]]:
         sent, begin = 0, time.perf_counter()
         timers: list[threading.Timer] = []
 

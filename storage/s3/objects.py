@@ -8,14 +8,14 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from typing import Any
 from urllib.parse import quote
 
 from ..checksums import crc32c
-from ..connections import EVENLY, Sending, evenly
+from ..connections import EVENLY, Body, Sending, evenly
 from ..errors import HoldshortError, StoreUnavailable
 from ..trying import Again
 from .requests import Refusal, S3Requests, code_in, refusal
@@ -45,9 +45,27 @@ def headers_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
     return found
 
 
-def crc32c_of(body: bytes | memoryview) -> str:
+def crc32c_of(body: bytes | Body) -> str:
     """CRC32C of bytes as S3 writes it: in base64."""
-    return base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
+    found = 0
+    for piece in _pieces(body):
+        found = crc32c(piece, found)
+    return base64.b64encode(found.to_bytes(4, "big")).decode()
+
+
+def _md5_of(body: bytes | Body) -> Any:
+    found = hashlib.md5(usedforsecurity=False)
+    for piece in _pieces(body):
+        found.update(piece)
+    return found
+
+
+def _pieces(body: bytes | Body) -> Iterator[bytes | memoryview]:
+    at = 0
+    while at < len(body):
+        piece = body[at:]
+        at += len(piece)
+        yield piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +118,7 @@ class Objects:
     def put(
         self,
         path: str,
-        body: bytes | memoryview,
+        body: bytes | Body,
         *,
         query: str = "",
         headers: Mapping[str, str] | None = None,
@@ -127,7 +145,7 @@ class Objects:
     def try_put(
         self,
         path: str,
-        body: bytes | memoryview,
+        body: bytes | Body,
         *,
         query: str = "",
         headers: Mapping[str, str] | None = None,
@@ -135,7 +153,7 @@ class Objects:
     ) -> Written | Refusal:
         """The same by one request, and what came of it. Raises Broken, and Again if it is worth another try at once."""
         by_md5 = self._by_md5
-        md5 = hashlib.md5(body, usedforsecurity=False).digest() if by_md5 else b""
+        md5 = _md5_of(body).digest() if by_md5 else b""
         crc = "" if by_md5 else crc32c_of(body)
         summed = {"Content-MD5": base64.b64encode(md5).decode()} if by_md5 else {_CRC: crc}
         with self.requests.ask(
@@ -158,12 +176,12 @@ class Objects:
             self._by_md5 = True
             raise Again(f"{what}: it does not know CRC32C, so it gets MD5 from now on")
 
-    def _is_right(self, path: str, body: bytes | memoryview, tag: str) -> bool:
+    def _is_right(self, path: str, body: bytes | Body, tag: str) -> bool:
         """Whether the tag is that of the bytes, for a store that does not say that it has checked their sum."""
         if not self._by_md5:
             log.info("The store of s3://%s does not check CRC32C; it gets MD5 from now on", path)
         self._by_md5 = True
-        if tag.strip('"') != hashlib.md5(body, usedforsecurity=False).hexdigest():
+        if tag.strip('"') != _md5_of(body).hexdigest():
             raise Again("it does not check CRC32C; sending the same again with its MD5")
         return True
 
@@ -191,7 +209,7 @@ class Upload:
         self._is_by_crc32c = False
         self._is_over = False
 
-    def put(self, body: bytes | memoryview) -> None:
+    def put(self, body: bytes | Body) -> None:
         """All of it by one request. Raises FileExistsError."""
         condition = {"If-None-Match": "*"} if self._is_new else {}
 
@@ -202,7 +220,7 @@ class Upload:
         self._objects.put(self.path, body, headers={**self._headers, **condition}, refused=refused)
         self._is_over = True
 
-    def part(self, number: int, body: memoryview, sending: Callable[[], None]) -> Written:
+    def part(self, number: int, body: Body, sending: Callable[[], None]) -> Written:
         """One part; parts may come in any order. The first one to come begins the upload."""
         query = f"partNumber={number}&uploadId={quote(self._begun(), safe='')}"
         found = self._objects.put(self.path, body, query=query, sending=sending)

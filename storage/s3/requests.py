@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any, NoReturn, TypeVar
 
-from ..connections import EVENLY, Connections, Sending
+from ..connections import EVENLY, Body, Connections, Sending
 from ..errors import StoreUnavailable
 from ..trying import PASSING, TOO_MUCH, Again, Doing, patiently
 from .signing import Signer, Signers
@@ -67,7 +67,7 @@ class S3Requests:
         *,
         query: str = "",
         headers: Mapping[str, str] | None = None,
-        body: bytes | memoryview = b"",
+        body: bytes | Body = b"",
         sending: Sending = EVENLY,
     ) -> AbstractContextManager[HTTPResponse]:
         """The answer to any request for an object; see Connections.ask."""

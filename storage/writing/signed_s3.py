@@ -9,6 +9,7 @@ from typing import Any
 
 from ...profiles.access import MIB, Access
 from ...profiles.sizing import size as amount
+from ..connections import Body
 from ..errors import StoreError
 from ..reading.fetching import Fetcher
 from ..reading.origin import Abandoned
@@ -16,6 +17,7 @@ from ..s3 import signing
 from ..s3.objects import Objects, Upload, Written, headers_of
 from ..s3.requests import S3Requests
 from .parts import LEAST_PART, MOST_BYTES, MOST_PARTS, even_part, growing_part
+from .pieces import Pieces, Pins
 
 _FIRST_BUFFER, _GROWTH = 256 * 1024, 4
 _PATIENCE_S = 60.0
@@ -78,6 +80,8 @@ class SignedS3Sink:
         self._is_held = is_held
         self._forget = forget
         self._buffer: mmap.mmap | None = None
+        self._pins = Pins(fetcher.buffers)
+        self._pieces: list[memoryview] = []
         self._filled = 0
         self._taken_bytes = 0
         self._is_done = False
@@ -96,25 +100,36 @@ class SignedS3Sink:
         if is_all and self._number == 0 and self._buffer is None:
             self._write_all(data)
             return
+        whole_bytes = len(data)
         while data:
             limit = self._limit()
-            if self._buffer is None and len(data) >= limit * self._fetcher.pace.limit:
+            if not self._filled and len(data) >= limit * self._fetcher.pace.limit:
                 # It fills all requests by itself, so nothing is gained by taking a copy.
                 data = self._send_from(data, limit, self._fetcher.pace.limit)
                 continue
-            room = self._room(limit, len(data))
-            taken = min(len(room), len(data))
-            room[:taken] = data[:taken]
-            self._filled += taken
-            data = data[taken:]
+            piece = data[: limit - self._filled]
+            if self._buffer is None and self._pins.pin(piece, whole_bytes):
+                if not self._pieces:
+                    self._hold_back_or_unpin(piece)
+                self._pieces.append(piece)
+                self._filled += len(piece)
+                data = data[len(piece) :]
+                if self._filled == limit:
+                    self._send_pieces()
+                continue
+            self._copy_pieces(limit)
+            data = self._copy(data, limit)
             if self._filled == limit:
                 self._send_buffer()
 
     def finish(self) -> None:
         self._raise_failure()
         is_small = self._number == 0
-        if self._buffer is not None and (not is_small or self._is_held):
-            self._send_buffer()
+        if not is_small or self._is_held:
+            if self._pieces:
+                self._send_pieces()
+            if self._buffer is not None:
+                self._send_buffer()
         self._wait()
         self._raise_failure()
 
@@ -122,7 +137,7 @@ class SignedS3Sink:
         if self._number:
             self._upload.complete([self._parts[number] for number in range(1, self._number + 1)])
         elif not self._is_done:
-            self._put(memoryview(b"") if self._buffer is None else memoryview(self._buffer)[: self._filled])
+            self._put(Pieces(self._pieces) if self._buffer is None else memoryview(self._buffer)[: self._filled])
             self._drop_buffer()
         self._forget(self._upload.path)
 
@@ -146,7 +161,7 @@ class SignedS3Sink:
             return
         self._send_from(data, part_bytes, MOST_PARTS)
 
-    def _put(self, data: memoryview) -> None:
+    def _put(self, data: Body) -> None:
         self._upload.put(data)
         self._is_done = True
 
@@ -188,6 +203,39 @@ class SignedS3Sink:
                     f"{_PATIENCE_S:.0f} s. Close some of them, or set memory_bytes higher."
                 )
 
+    def _hold_back_or_unpin(self, piece: memoryview) -> None:
+        try:
+            self._hold_back()
+        except BaseException:
+            self._pins.unpin([piece])
+            raise
+
+    def _send_pieces(self) -> None:
+        pieces, self._pieces, self._filled = self._pieces, [], 0
+        self._send(Pieces(pieces), lambda: self._pins.unpin(pieces))
+
+    def _copy(self, data: memoryview, limit: int) -> memoryview:
+        """Copy as much as there is room for in the buffer; returns what is left."""
+        room = self._room(limit, len(data))
+        taken = min(len(room), len(data))
+        room[:taken] = data[:taken]
+        self._filled += taken
+        return data[taken:]
+
+    def _copy_pieces(self, limit: int) -> None:
+        """The part that is being filled goes on in a buffer."""
+        if not self._pieces:
+            return
+        pieces, self._pieces, self._filled = self._pieces, [], 0
+        self._pins.unpin(pieces)  # not after the buffer is taken, which might wait for that very memory
+        try:
+            for piece in pieces:
+                while piece:
+                    piece = self._copy(piece, limit)
+        except BaseException as error:
+            self._error = self._error or error  # they are lost, so nothing of this may become visible
+            raise
+
     def _send_buffer(self) -> None:
         buffer, length = self._buffer, self._filled
         assert buffer is not None
@@ -211,7 +259,7 @@ class SignedS3Sink:
         self._raise_failure()
         return data[end:]
 
-    def _send(self, data: memoryview, let_go: Callable[[], None]) -> None:
+    def _send(self, data: Body, let_go: Callable[[], None]) -> None:
         if self._number == MOST_PARTS:
             let_go()
             raise StoreError(
@@ -265,6 +313,8 @@ class SignedS3Sink:
             raise self._error
 
     def _drop_buffer(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        self._pins.unpin(pieces)
         buffer, self._buffer, self._filled = self._buffer, None, 0
         if buffer is not None:
             self._fetcher.buffers.give_back(buffer)

@@ -635,6 +635,42 @@ def test_all_that_is_written_stays_within_the_memory_budget(store: FaultyS3) -> 
     assert {found[0] for found in store.objects.values()} == {CONTENT}
 
 
+def test_bytes_that_nobody_can_change_are_sent_from_where_they_lie(
+    store: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = Buffers(256 * MIB)
+    writer = _writer(store, buffers)
+    monkeypatch.setattr(buffers, "take_to_write", None)  # whoever took one would fail
+    store.faults_of["PUT"].extend(["", "503", "reset in mid-body"])
+    with writer.open("bkt/a", Access(part_bytes=PART)) as file:
+        for start in range(0, len(CONTENT), 700_000):
+            file.write(CONTENT[start : start + 700_000])
+    assert store.objects["/bkt/a"][0] == CONTENT
+    assert buffers.taken_bytes == 0
+
+
+def test_bytes_that_are_kept_for_a_view_of_them_count_as_a_whole_and_once(store: FaultyS3) -> None:
+    buffers = Buffers(64 * MIB)
+    writer = _writer(store, buffers)
+    owner = CONTENT[: 3 * MIB]
+    file = writer.open("bkt/a", Access(part_bytes=PART))
+    for start in (0, MIB):
+        file.write(memoryview(owner)[start : start + MIB])
+        assert buffers.taken_bytes == len(owner)
+    file.discard()
+    assert buffers.taken_bytes == 0
+
+
+def test_a_view_of_much_more_than_it_is_copied_from(store: FaultyS3) -> None:
+    buffers = Buffers(len(CONTENT) * 3)
+    writer = _writer(store, buffers)
+    with writer.open("bkt/a", Access(part_bytes=PART)) as file:
+        file.write(memoryview(CONTENT)[:MIB])
+        assert 0 < buffers.taken_bytes <= PART
+        file.write(memoryview(CONTENT)[MIB:])
+    assert store.objects["/bkt/a"][0] == CONTENT
+
+
 def test_reads_leave_memory_for_what_is_written(store: FaultyS3) -> None:
     buffers = Buffers(32 * MIB)
     while buffers.take(MIB) is not None:
