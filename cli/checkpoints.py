@@ -21,6 +21,11 @@ def _checked(name: str) -> str:
     from ..jobs.spec import check_name
 
     if _is_by_url(name):
+        if "@" in _behind_prefix(name).partition("://")[2].partition("/")[0]:
+            # It would be shown, by us and by `ps`.
+            raise typer.BadParameter(
+                "the URL must not carry a user name or password; the environment, or `replicas`, says how it is reached"
+            )
         return name
     try:
         return check_name(name)

@@ -343,6 +343,9 @@ def test_each_command_acts_here_and_now(tmp_path: Path, source: Path) -> None:
                   ("restore", "run", "out", "--wait"), ("replicate", "run", "x", "--priority", "9")):  # fmt: skip
         run("checkpoint", *wrong, code=2)
     assert "its folder" in run("checkpoint", "list", "runs/7", code=2).err
+    refused = run("checkpoint", "list", "s3://user:hidden@bucket/run", code=2).err
+    assert "user name" in refused
+    assert "hidden" not in refused
     assert "no checkpoint of nobody" in run("checkpoint", "verify", "nobody", code=4).err
     with Client(settings=settings) as client:
         assert list(client.jobs()) == [], "none of it was a job"
